@@ -1,0 +1,1 @@
+"""Toolchain, catalogue, generated sources and the build driver."""
