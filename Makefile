@@ -42,11 +42,11 @@ check-system:
 
 # The build backend first, then the package without build isolation: an isolated build would fetch a second torch.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@printf '\n== setup\n'; date +%s > .setup-started
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt scikit-build-core cmake ninja
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[notebooks,cuda,test]'
-	@touch $@; printf '== setup: %s s\n' "$$(( $$(date +%s) - $$(cat .setup-started) ))"; rm -f .setup-started
+	@printf '\n== setup\n'; start=$$(date +%s); set -e; \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(PIP) install -q -c constraints.txt scikit-build-core cmake ninja; \
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[notebooks,cuda,test]'; \
+	touch $@; printf '== setup: %s s\n' "$$(( $$(date +%s) - start ))"
 
 clean:
 	rm -rf build runs

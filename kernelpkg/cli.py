@@ -1,0 +1,419 @@
+"""The command line: each verb prints a table, or rows of JSON with --json, and shows progress on stderr.
+
+Exit codes: 0 all held; 1 something checked failed; 2 the call was wrong; 3 nothing ran that should have;
+4 the machine was not fit. The verbs import what they need when they run: detect aside, those that need no
+torch start without it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kernelpkg import __version__
+from kernelpkg.errors import CheckFailed, KernelpkgError, UsageError
+
+app = typer.Typer(
+    name="kernelpkg",
+    help="Does this FP8 kernel really work on this GPU, how do you know, and how fast is it?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print rows of JSON instead of a table.")]
+CapabilityOption = Annotated[
+    str | None,
+    typer.Option("--capability", "-c", help="Ask about this device instead: 12.1, sm_121, GB10, ..."),
+]
+
+
+# ------------------------------------------------------------------------------------------------ output
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON types: dataclasses become objects, paths and capabilities their text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def show(
+    rows: Iterable[dict[str, Any]], as_json: bool, columns: tuple[str, ...] = (), title: str = ""
+) -> None:
+    """Print `rows` as a JSON list, or as a table of `columns` (all of the first row's keys by default)."""
+    rows = [plain(row) for row in rows]
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+        return
+    if not rows:
+        return
+    table = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    columns = columns or tuple(rows[0])
+    for column in columns:
+        numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(row.get(column)) for column in columns))
+    out.print(table)
+
+
+def cell(value: Any) -> str:
+    """One table cell: yes and no for booleans, four significant digits, a dash for the unknown."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "[green]yes[/]" if value else "[red]no[/]"
+        case float():
+            return f"{value:.4g}"
+        case dict():
+            return ", ".join(f"{key} {item}" for key, item in value.items())
+        case list():
+            return ", ".join(map(str, value))
+        case "pass" | "native":
+            return f"[green]{value}[/]"
+        case "fail" | "dead":
+            return f"[red]{value}[/]"
+        case _:
+            return str(value)
+
+
+def capability_of(option: str | None):
+    """The capability asked about: the option's, else the first device's here."""
+    from kernelpkg import arch
+
+    if option:
+        return arch.Capability.parse(option)
+    detection = arch.detect()
+    if not detection.devices:
+        raise UsageError(f"{detection.message} Name the device to ask about, such as --capability 12.1.")
+    return arch.Capability.parse(detection.devices[0].capability)
+
+
+def split(value: str | None) -> tuple[str, ...] | None:
+    """A comma-separated option as a tuple; None where it was not given."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else None
+
+
+# ------------------------------------------------------------------------------------------------ verbs
+
+
+@app.command()
+def detect(
+    capability: CapabilityOption = None,
+    as_json: Json = False,
+) -> None:
+    """Which devices are here; with --capability, what is known of an assumed one."""
+    from kernelpkg import arch
+
+    if capability:
+        show([asdict(arch.assume(capability))], as_json)
+        return
+    detection = arch.detect()
+    show([asdict(device) for device in detection.devices], as_json)
+    if detection.message:
+        (err if as_json else out).print(detection.message)
+
+
+@app.command()
+def gates(
+    capability: CapabilityOption = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Ask all five layers (compiles probes).")] = False,
+    as_json: Json = False,
+) -> None:
+    """Which gate admits which capability, and why; --layers asks each of the five layers itself."""
+    from kernelpkg import arch
+    from kernelpkg import gates as gate_table
+
+    asked = (arch.Capability.parse(capability),) if capability else arch.CAPABILITIES
+    if layers:
+        with err.status("compiling the device-guard probes and the host header"):
+            answers = gate_table.agreement(capabilities=asked)
+        rows = [plain(answer) for answer in answers]
+        show(rows, as_json, ("gate", "layer", "capability", "admits", "reason"))
+        gate_table.require_agreement(answers)
+        return
+    rows = []
+    for gate in gate_table.GATES:
+        for one in asked:
+            answer = gate.ask(one)
+            rows.append(
+                {
+                    "gate": gate.id,
+                    "layer": "python",
+                    "capability": str(one),
+                    "admits": answer.admitted,
+                    "reason": answer.reason,
+                }
+            )
+    if as_json or capability:
+        show(rows, as_json, ("gate", "admits", "reason") if not as_json else ())
+        return
+    table = Table("gate", *map(str, asked), header_style="bold", pad_edge=False)
+    for gate in gate_table.GATES:
+        marks = ("[green]yes[/]" if gate.ask(one).admitted else "[red]no[/]" for one in asked)
+        table.add_row(gate.id, *marks)
+    out.print(table)
+    out.print("Why, for one device: kernelpkg gates --capability 12.1", style="dim")
+
+
+@app.command()
+def build(
+    arch: Annotated[str | None, typer.Option(help="native, or targets such as 9.0a,12.0f.")] = None,
+    kernel_set: Annotated[str | None, typer.Option("--set", help="test (a subset) or release (all).")] = None,
+    with_native: Annotated[bool, typer.Option(help="Also build for the GPUs here, if any.")] = False,
+    build_dir: Annotated[Path | None, typer.Option(help="Folder of builds (default: build/).")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Parallel compiles (default: by memory).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Build the kernels for this machine, or for the targets named."""
+    from kernelpkg import build as builder
+    from kernelpkg.build.terminal import progress
+
+    targets = arch or builder.default_targets()
+    if with_native:
+        targets = builder.add_native(targets)
+    chosen_set = kernel_set or builder.default_set()
+    with progress(err) as on_event:
+        result = builder.build(
+            arch=targets, set=chosen_set, build_dir=build_dir, jobs=jobs, on_event=on_event
+        )
+    if as_json:
+        show([asdict(file) for file in result.files], True)
+        return
+    compiled = sum(not file.cached for file in result.files)
+    out.print(
+        f"{result.library}\n{compiled} compiled, {len(result.files) - compiled} up to date, "
+        f"{result.seconds:.1f} s"
+    )
+
+
+@app.command()
+def inspect(
+    file: Annotated[
+        Path | None, typer.Argument(help="A library, object or cubin; our build if none.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Only this target, such as 12.0f.")] = None,
+    matrix: Annotated[bool, typer.Option("--matrix", help="What one FP8 MMA becomes, per target.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What machine code a binary holds: function by function, target by target, with a verdict."""
+    from kernelpkg import binaries
+
+    if matrix:
+        with err.status("compiling probes for every target of the toolkit"):
+            rows = [plain(row) for row in binaries.instruction_matrix()]
+        show(rows, as_json, ("target", "form", "outcome", "opcodes", "detail"))
+        return
+    if file is None:
+        file = built_library()
+    with err.status(f"reading {file.name}"):
+        inspection = binaries.inspect(file)
+    rows = [plain(function) for function in inspection.functions]
+    if target:
+        rows = [row for row in rows if row["target"] == target]
+    columns = ("function", "target", "kind", "verdict", "opcodes", "registers", "spills", "shared_memory")
+    show(rows, as_json, columns)
+    dead = [row["function"] for row in rows if row["verdict"] == "dead"]
+    if dead:
+        raise CheckFailed(f"{len(dead)} dead function(s) in {file}: {', '.join(dead[:5])}")
+
+
+def built_library() -> Path:
+    """The newest build's library; a UsageError where there is none."""
+    from kernelpkg.build import find_library
+
+    library = find_library()
+    if library is None:
+        raise UsageError("No kernel library is here yet: run `kernelpkg build`, or name a file.")
+    return library.path
+
+
+@app.command()
+def explain(
+    capability: CapabilityOption = None,
+    kernel: Annotated[str | None, typer.Option(help="Only these kernels, comma-separated.")] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="A block to paste into a bug report.")] = False,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help="Exit with 3 unless this rung is proved, such as correct@12.1:stand-in."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The five rungs of each kernel for a device: admitted, built, loads, correct, fast."""
+    from kernelpkg import ladder
+
+    rungs = ladder.explain(capability_of(capability), kernels=split(kernel))
+    if brief:
+        out.print(ladder.brief(rungs), markup=False, highlight=False)
+    else:
+        rows = [plain(rung) | {"label": str(rung.label)} for rung in rungs]
+        show(rows, as_json, ("kernel", "rung", "status", "label", "reason"))
+    for wish in require or ():
+        ladder.require(wish, kernels=split(kernel))
+    if any(rung.status == "fail" and rung.rung != "admitted" for rung in rungs):
+        raise CheckFailed("A rung failed; see the table.")
+
+
+@app.command()
+def check(
+    kernel: Annotated[str | None, typer.Option(help="Only these kernels, comma-separated.")] = None,
+    size: Annotated[str, typer.Option(help="tiny, default or full.")] = "default",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the random operands.")] = 0,
+    record: Annotated[Path | None, typer.Option(help="Also write a record into this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Correctness: the kernels on a GPU, the CPU references on a CPU, against float64."""
+    from kernelpkg import check as checker
+
+    def line(row: dict[str, Any]) -> None:
+        mark = "[green]ok  [/]" if row["passed"] else "[red]FAIL[/]"
+        err.print(
+            f"{mark} {row['kernel']:26} {row['case']:52} {row['metric']} {row['value']:.2e} "
+            f"(bound {row['bound']:.1e})",
+            highlight=False,
+        )
+
+    report = checker.run(kernels=split(kernel), size=size, device=device, seed=seed, on_case=line)
+    if as_json:
+        show(report.rows, True)
+    (err if as_json else out).print(f"{report.summary}  [{report.label}, {report.device}]", markup=False)
+    if record is not None:
+        write_record("check", report, record)
+    report.raise_for_status()
+
+
+@app.command()
+def bench(
+    kernel: Annotated[str | None, typer.Option(help="Only these kernels, comma-separated.")] = None,
+    size: Annotated[str, typer.Option(help="tiny, default or full.")] = "default",
+    device: Annotated[str, typer.Option(help="cuda:N.")] = "cuda:0",
+    record: Annotated[Path | None, typer.Option(help="Also write a record into this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Speed: medians of graph replays over cold weights, with ceilings and peers from the same run."""
+    from kernelpkg import bench as bencher
+
+    with err.status("measuring the ceilings") as status:
+        report = bencher.run(
+            kernels=split(kernel),
+            size=size,
+            device=device,
+            on_row=lambda row: status.update(f"{row['kernel']} {row['shape']} m={row['m']}"),
+        )
+    columns = ("kernel", "shape", "m", "n", "k", "microseconds", "percent_of_limit", "peers")
+    show(report.rows, as_json, () if as_json else columns)
+    if record is not None:
+        write_record("bench", report, record)
+
+
+def write_record(kind: str, report: Any, folder: Path) -> None:
+    """Write `report` as a record file into `folder` and say where it is."""
+    from kernelpkg.bench import records
+
+    err.print(f"record: {records.write(kind, report, folder)}", markup=False)
+
+
+@app.command()
+def validate(
+    to: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("runs/latest"),
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, given to every notebook.")
+    ] = None,
+    notebook: Annotated[list[str] | None, typer.Option(help="Only these notebooks.")] = None,
+    size: Annotated[str, typer.Option(help="tiny, default or full.")] = "default",
+    as_json: Json = False,
+) -> None:
+    """Run the notebooks with papermill; writes index.html, results.json and junit.xml."""
+    from kernelpkg import validate as validator
+    from kernelpkg.validate.terminal import progress
+
+    with progress(err) as on_progress:
+        report = validator.run(
+            out=to,
+            notebooks=notebook or None,
+            parameters=validator.parse_parameters(parameter or ()),
+            size=size,
+            on_progress=on_progress,
+        )
+    show(report.rows, as_json, () if as_json else ("notebook", "status", "seconds"))
+    (err if as_json else out).print(f"report: {to / 'index.html'}", markup=False)
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def records(
+    add: Annotated[Path | None, typer.Option(help="Add this record file.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Write all records into this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Stored measurements: list them, add one, export them."""
+    from kernelpkg.bench import records as store
+
+    if add is not None:
+        err.print(f"added: {store.add(add)}", markup=False)
+    if export is not None:
+        for path in store.export(export):
+            err.print(f"exported: {path}", markup=False)
+    show(store.summary(), as_json)
+
+
+@app.command()
+def lab() -> None:
+    """Open JupyterLab on the notebooks."""
+    import subprocess
+
+    from kernelpkg.validate import notebooks_folder
+
+    command = [sys.executable, "-m", "jupyterlab", str(notebooks_folder())]
+    raise typer.Exit(subprocess.call(command))
+
+
+def version(asked: bool) -> None:
+    if asked:
+        out.print(__version__, highlight=False)
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    """Does this FP8 kernel really work on this GPU, how do you know, and how fast is it?"""
+
+
+def main(run: Callable[..., Any] = app) -> None:
+    """Entry point: an expected error is one sentence on stderr and its exit code, never a traceback."""
+    try:
+        run()
+    except KernelpkgError as error:
+        err.print(f"kernelpkg: {error}", style="red", markup=False, highlight=False)
+        raise SystemExit(error.exit_code) from error
+    except KeyboardInterrupt:
+        err.print("kernelpkg: stopped")
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
