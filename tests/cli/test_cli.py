@@ -1,0 +1,98 @@
+"""The verbs as a user types them: rows, tables, sentences and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kernelpkg import cli
+from kernelpkg.errors import CheckFailed, MachineUnfit, NothingRan, UsageError, exit_code
+
+
+def kernelpkg(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kernelpkg.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"} | environment,
+    )
+
+
+def test_detect_without_a_gpu_is_a_sentence_and_no_failure():
+    run = kernelpkg("detect")
+    assert run.returncode == 0
+    assert run.stdout.strip().endswith(".")
+    assert json.loads(kernelpkg("detect", "--json").stdout) == []
+
+
+def test_detect_assumes_a_device():
+    [row] = json.loads(kernelpkg("detect", "--capability", "GB10", "--json").stdout)
+    assert row["capability"] == "12.1"
+    assert row["multiprocessors"] == 48
+    assert row["source"].startswith("assumed")
+
+
+def test_gates_rows():
+    rows = json.loads(kernelpkg("gates", "--capability", "12.1", "--json").stdout)
+    assert {row["gate"] for row in rows if row["admits"]} == {"marlin_16bit", "marlin_fp8", "scaled_mm_sm120"}
+    assert all(set(row) == {"gate", "layer", "capability", "admits", "reason"} for row in rows)
+    assert all(row["reason"] for row in rows)
+    everything = json.loads(kernelpkg("gates", "--json").stdout)
+    assert len(everything) == 6 * 13
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("gates", "--capability", "banana"), "banana"),
+        (("build", "--arch", "80f"), "80f"),
+        (("build", "--arch", "7.5"), "7.5"),
+        (("explain",), "--capability"),
+        (("check", "--kernel", "no_such_kernel", "--device", "cpu"), "no_such_kernel"),
+        (("bench", "--size", "huge"), "huge"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence_and_code_2(arguments: tuple[str, ...], words: str):
+    run = kernelpkg(*arguments)
+    assert run.returncode == 2, run.stderr
+    assert words in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("verb", ["gates", "build", "inspect", "explain"])
+def test_verbs_that_need_no_torch_do_not_import_it(verb: str):
+    arguments = {"gates": ["gates"], "build": ["build", "--arch", "80f"], "inspect": ["inspect", "/dev/null"]}
+    arguments["explain"] = ["explain", "--capability", "12.1"]
+    script = (
+        "import sys; from kernelpkg import cli\n"
+        f"sys.argv = ['kernelpkg', *{arguments[verb]!r}]\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert run.stdout.strip().splitlines()[-1] == "False", run.stderr
+
+
+def test_a_raised_error_decides_the_exit_code(capsys: pytest.CaptureFixture[str]):
+    for error in (CheckFailed("c"), UsageError("u"), NothingRan("n"), MachineUnfit("m")):
+
+        def fail(error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(SystemExit) as stop:
+            cli.main(fail)
+        assert stop.value.code == error.exit_code
+        assert capsys.readouterr().err.startswith("kernelpkg: ")
+
+
+def test_precedence_of_exit_codes():
+    assert exit_code([]) == 0
+    assert exit_code([0, 3]) == 3
+    assert exit_code([3, 4]) == 4
+    assert exit_code([3, 4, 1]) == 1
+    assert exit_code([1, 2, 3]) == 2
