@@ -1,0 +1,47 @@
+#include "bindings/cpu_ops.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include "bindings/cpu_reference.h"
+
+namespace kernelpkg::bindings {
+
+Tensor marlin_gemm_cpu(const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
+                       OptionalTensor a_scales, OptionalTensor bias, int64_t weight_format,
+                       int64_t size_n, int64_t size_k, int64_t group_size) {
+  MarlinArgs args = check_marlin_gemm("marlin_gemm", a, b_packed, b_scales, a_scales, bias, weight_format,
+                                      size_n, size_k, group_size);
+  Tensor c = torch::stable::new_empty(a, {args.m, args.n}, scalar_type(args.c_type));
+  args.c = c.mutable_data_ptr();
+  marlin_gemm_reference(args);
+  return c;
+}
+
+Tensor marlin_repack_cpu_op(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n,
+                            bool fp8_activations) {
+  const WeightFormat format = check_marlin_repack(weight, weight_format, size_k, size_n, fp8_activations);
+  const int bits = bits_of(format);
+  Tensor packed = torch::stable::new_empty(weight, packed_shape(size_k, size_n, bits, fp8_activations),
+                                           ScalarType::Int);
+  MarlinRepackArgs args{};
+  args.weight = weight.const_data_ptr();
+  args.format = format;
+  args.packed = static_cast<uint32_t*>(packed.mutable_data_ptr());
+  args.k = static_cast<int>(size_k);
+  args.n = static_cast<int>(size_n);
+  args.fp8_activations = fp8_activations;
+  const Status status = marlin_repack_cpu(args);
+  if (!status.ok()) refuse(status.message());
+  return packed;
+}
+
+Tensor scaled_mm_cpu(const Tensor& a, const Tensor& b, const Tensor& a_scales, const Tensor& b_scales,
+                     OptionalTensor bias, ScalarType out_dtype) {
+  ScaledMmArgs args = check_scaled_mm("cutlass_scaled_mm", a, b, a_scales, b_scales, bias, out_dtype);
+  Tensor c = torch::stable::new_empty(a, {args.m, args.n}, out_dtype);
+  args.c = c.mutable_data_ptr();
+  scaled_mm_reference(args);
+  return c;
+}
+
+}  // namespace kernelpkg::bindings
