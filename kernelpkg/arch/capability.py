@@ -68,12 +68,13 @@ class Capability:
             return cls(int(match[1]), int(match[2]))
         if match := _NUMBER.fullmatch(text):
             return cls(*divmod(int(match[1]), 10))
-        from kernelpkg.arch.devices import find_device
+        # Imported late: the device table is made of capabilities.
+        from kernelpkg.arch.devices import capability_of_name
 
-        device = find_device(value)
-        if device is None:
+        known = capability_of_name(value)
+        if known is None:
             raise ArchError(f"{value!r} is neither a capability nor a device this package knows; {_EXAMPLES}")
-        return device.capability
+        return known
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}"

@@ -80,6 +80,18 @@ class Target:
         return f"{self.number}-real"
 
 
+# Every target nvcc 13.0 knows, plain, a and f (`nvcc --list-gpu-code`); 12.2 and 13.0 are not among them.
+TOOLKIT_TARGETS: tuple[Target, ...] = (
+    *(Target(Capability(*divmod(number, 10))) for number in (75, 80, 86, 87, 88, 89, 90)),
+    Target(Capability(9, 0), "a"),
+    *(
+        Target(Capability(*divmod(number, 10)), suffix)
+        for number in (100, 103, 110, 120, 121)
+        for suffix in ("", "a", "f")
+    ),
+)
+
+
 def parse_targets(value: str | Iterable[object]) -> tuple[Target, ...]:
     """Read targets from '9.0a,12.0f' or from several values; order kept, doubles dropped.
 

@@ -76,9 +76,8 @@ class Answer:
         """The answer as one sentence."""
         if self.admitted:
             return f"{self.gate} admits {self.have}: it needs {self.need}."
-        return (
-            f"{self.gate} refuses {self.have}: it needs {self.need}, because {self.why}; instead, {self.instead}."
-        )
+        refused = f"{self.gate} refuses {self.have}: it needs {self.need}, because {self.why}"
+        return f"{refused}; instead, {self.instead}."
 
 
 class GateRefusal(KernelpkgError, NotImplementedError):
@@ -133,7 +132,8 @@ class Gate:
     def ask(self, capability: object) -> Answer:
         """What the gate says of a capability: anything `Capability.parse` reads, or a device that has one."""
         asked = Capability.parse(getattr(capability, "capability", capability))
-        have = f"capability {asked}"
+        name = getattr(capability, "name", None)
+        have = f"{name} of capability {asked}" if isinstance(name, str) else f"capability {asked}"
         if self.admitted(asked):
             return Answer(True, self.id, asked, have, self.need, "", "")
         refusal = next(refusal for refusal in self.refusals if asked in refusal.where)
@@ -280,7 +280,7 @@ GATES: tuple[Gate, ...] = (
         proof=("QMMA",),
         need="family 12",
         refusals=_scaled_mm_refusals(
-            why_known="it uses mma.sync of kind f8f6f4, which becomes QMMA only for the a and f targets of family 12",
+            why_known="it uses mma.sync of kind f8f6f4, native only in the a and f targets of family 12",
         ),
     ),
 )
