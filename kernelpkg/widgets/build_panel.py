@@ -1,0 +1,206 @@
+"""A build as it happens: progress by file, time left, and a cancel that works while it builds.
+
+The build runs in a thread of its own, so the cell that starts it returns at once and the button is alive.
+JupyterLab (with ipykernel 7) delivers the button's message even while a later cell waits; in any other
+front end the stop button of the notebook does the same, because `wait()` hands an interrupt on to the
+compilers.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kernelpkg.widgets.view import Column, Markup, View, chip, esc, html_table, text_table
+
+_ENDS = {"done": "done", "failed": "failed", "cancelled": "cancelled"}
+
+
+class Handle(Protocol):
+    """What the panel needs of a build under way: `kernelpkg.build.start_build` returns one."""
+
+    events: queue.Queue[Any]
+
+    def cancel(self) -> None:
+        """Stop the compilers."""
+
+    def wait(self) -> Any:
+        """The result, or the build's own error."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """The events so far, added up."""
+
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    total: int = 0
+    seconds_left: float | None = None
+    status: str = "starting"
+    last: str = ""
+    lines: list[str] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    elapsed: float = 0.0
+
+    def add(self, event: Any) -> None:
+        """Take one BuildEvent in."""
+        self.elapsed = time.monotonic() - self.started
+        self.done = max(self.done, event.done or 0)
+        self.total = max(self.total, event.total or 0)
+        self.seconds_left = event.seconds_left
+        self.status = _ENDS.get(event.kind, "building")
+        line = self._line(event)
+        if line:
+            self.last = line
+            self.lines.append(line)
+        if event.kind == "file":
+            self.files.append({"file": event.file, "target": event.target, "seconds": event.seconds})
+
+    def _line(self, event: Any) -> str:
+        if event.kind == "file":
+            took = "" if event.seconds is None else f" in {event.seconds:.0f} s"
+            what = f"{event.file} for {event.target}" if event.target else str(event.file)
+            return f"{self.done} of {self.total}: {what}{took}{self.left()}"
+        return event.message or ""
+
+    def left(self) -> str:
+        """', about 3 min left', or nothing where it is not known or over."""
+        if self.seconds_left is None or self.status in _ENDS.values():
+            return ""
+        return f", about {duration(self.seconds_left)} left"
+
+    def view(self) -> View:
+        """Where the build stands, as text and as a bar; once files are there, the slowest of them."""
+        share = self.done / self.total if self.total else float(self.status == "done")
+        tally = f"{self.done} of {self.total} files" if self.total else "nothing to compile"
+        status = {"done": "pass", "failed": "fail", "cancelled": "fail"}.get(self.status, "unproved")
+        line = f"{tally}, {duration(self.elapsed)} so far{self.left()}"
+        if self.status in _ENDS.values():
+            line = f"{tally}, {duration(self.elapsed)}"
+        columns = [Column("file", "file"), Column("target", "target"), Column("seconds", "seconds", "right")]
+        slowest = sorted((f for f in self.files if f["seconds"] is not None), key=lambda f: -f["seconds"])[:8]
+        rows = [f | {"seconds": f"{f['seconds']:.1f}"} for f in slowest]
+        caption = "The slowest files"
+        text = f"Build {self.status}: {line}" + (f"\n{self.last}" if self.last else "")
+        text += "\n\n" + text_table(columns, rows, caption) if rows else ""
+        html = (
+            f'<p>{chip(status, self.status)} {esc(line)}</p><div class="kp-bar" role="progressbar" '
+            f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100" aria-label="build">'
+            f'<i style="width:{share * 100:.0f}%"></i></div><p class="kp-note kp-m">{esc(self.last)}</p>'
+        )
+        return View(text, Markup(html) + (html_table(columns, rows, caption) if rows else ""))
+
+
+class BuildPanel:
+    """A running build with its view. Display the object to see it; `cancel()` is what the button calls."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.progress = Progress()
+        self._lock = threading.Lock()
+        self._display: Any = None
+        self._widget: Any = None
+        self._parts: dict[str, Any] = {}
+        self._follower = threading.Thread(target=self._follow, name="build-panel", daemon=True)
+        self._follower.start()
+
+    def _follow(self) -> None:
+        while self.progress.status not in _ENDS.values():
+            event = self.handle.events.get()
+            if event is None:
+                break
+            with self._lock:
+                self.progress.add(event)
+            self._refresh()
+
+    def cancel(self) -> None:
+        """Stop the compilers now; the next build goes on from what is finished."""
+        if self._parts:
+            self._parts["cancel"].disabled = True
+            self._parts["cancel"].description = "Cancelling"
+        self.handle.cancel()
+
+    def wait(self, say: Callable[[str], None] = print) -> Any:
+        """Say each finished file until the build ends.
+
+        Then its result, or its error. An interrupt cancels it.
+        """
+        said = 0
+        try:
+            while True:
+                alive = self._follower.is_alive()
+                with self._lock:
+                    fresh, said = self.progress.lines[said:], len(self.progress.lines)
+                for line in fresh:
+                    say(line)
+                if not alive:
+                    break
+                self._follower.join(0.2)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        finally:
+            if self._display is not None:
+                self._display.update(self.view())
+        return self.handle.wait()
+
+    def view(self) -> View:
+        """The panel now: bar, button and text; the widget is made on first use."""
+        with self._lock:
+            shown = self.progress.view()
+        if self._widget is None:
+            self._make()
+        return View(shown.text, shown.html, widget=self._widget)
+
+    def _make(self) -> None:
+        import ipywidgets as widgets
+
+        bar = widgets.FloatProgress(min=0, max=1, description="Build", layout={"width": "34rem"})
+        button = widgets.Button(description="Cancel", icon="stop", tooltip="Stop the compilers now")
+        button.on_click(lambda _: self.cancel())
+        note = widgets.HTML()
+        self._parts = {"bar": bar, "cancel": button, "note": note}
+        self._widget = widgets.VBox([widgets.HBox([bar, button]), note])
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if not self._parts:
+            return
+        with self._lock:
+            progress = self.progress
+            over = progress.status in _ENDS.values()
+            share = progress.done / progress.total if progress.total else float(progress.status == "done")
+            html = progress.view()._repr_mimebundle_()["text/html"]
+        self._parts["bar"].value = share
+        self._parts["bar"].bar_style = {"done": "success", "failed": "danger", "cancelled": "warning"}.get(
+            progress.status, "info"
+        )
+        self._parts["note"].value = html
+        if over:
+            self._parts["cancel"].disabled = True
+            self._parts["cancel"].description = "Cancel"
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        self._display = display(self.view(), display_id=True)
+
+
+def start(handle: Handle) -> BuildPanel:
+    """The panel of a build that was just started with `kernelpkg.build.start_build`."""
+    return BuildPanel(handle)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 0.4 s, 12 s, 3 min, 1 h 05 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"

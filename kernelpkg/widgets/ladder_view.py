@@ -1,0 +1,57 @@
+"""The ladder as a picture: kernels down, five rungs across, a reason and a label under every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kernelpkg.widgets.view import Column, View, chip, html_table, symbol, text_table
+
+RUNGS = ("admitted", "built", "loads", "correct", "fast")
+
+
+def rung_row(rung: Any) -> dict[str, Any]:
+    """A rung as a plain row.
+
+    Kernel, capability, rung, status, label, reason (what `explain --json` prints too).
+    """
+    if isinstance(rung, Mapping):
+        return dict(rung)
+    label = rung.label
+    return {
+        "kernel": rung.kernel,
+        "capability": str(rung.capability),
+        "rung": rung.rung,
+        "status": rung.status,
+        "label": f"{label.who}; {label.on_what}" if hasattr(label, "who") else str(label),
+        "reason": rung.reason,
+    }
+
+
+def grid(rungs: Sequence[Any], caption: str = "") -> View:
+    """One line per kernel, one column per rung; the first rung that does not pass is where a claim stops."""
+    rows = [rung_row(r) for r in rungs]
+    kernels = list(dict.fromkeys(r["kernel"] for r in rows))
+    names = [n for n in RUNGS if any(r["rung"] == n for r in rows)]
+    at = {(r["kernel"], r["rung"]): r["status"] for r in rows}
+    columns = [Column("kernel", "kernel")] + [Column(n, n, "centre") for n in names]
+    html_rows = [{"kernel": k} | {n: chip(at[k, n]) for n in names if (k, n) in at} for k in kernels]
+    text_rows = [
+        {"kernel": k} | {n: f"{symbol(at[k, n])} {at[k, n]}" for n in names if (k, n) in at} for k in kernels
+    ]
+    return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
+
+
+def reasons(rungs: Sequence[Any], caption: str = "", rung: str | None = None) -> View:
+    """The same rungs with their one sentence of reason and their label; `rung` keeps one rung only."""
+    rows = [row for row in map(rung_row, rungs) if rung is None or row["rung"] == rung]
+    columns = [
+        Column("kernel", "kernel"),
+        Column("rung", "rung"),
+        Column("verdict", "status"),
+        Column("label", "label", "wrap"),
+        Column("reason", "reason", "wrap"),
+    ]
+    text_rows = [row | {"verdict": f"{symbol(row['status'])} {row['status']}"} for row in rows]
+    html_rows = [row | {"verdict": chip(row["status"])} for row in rows]
+    return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
