@@ -237,6 +237,8 @@ MarlinArgs check_marlin_gemm(const char* op, const Tensor& a, const Tensor& b_pa
     check_device(op, "a_scales", *a_scales, a, "a");
     check_contiguous(op, "a_scales", *a_scales);
     args.a_scales = static_cast<const float*>(a_scales->const_data_ptr());
+    // No rows, no storage; the kernels' host side still asks for scales, and never follows the pointer.
+    if (args.a_scales == nullptr) args.a_scales = static_cast<const float*>(b_scales.const_data_ptr());
   }
   args.bias = check_bias(op, bias, a, size_n, c_type);
 

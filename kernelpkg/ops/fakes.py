@@ -1,0 +1,72 @@
+"""Fake (shape-only) implementations for torch.compile and meta tensors, registered when the library is
+loaded.
+
+They know shapes and dtypes and no more: values and alignments are refused by the operators when they run.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_FP8 = torch.float8_e4m3fn
+_BITS = {0: 4, 1: 8}
+
+
+def _marlin_gemm(
+    a: Tensor,
+    b_packed: Tensor,
+    b_scales: Tensor,
+    a_scales: Tensor | None,
+    bias: Tensor | None,
+    weight_format: int,
+    size_n: int,
+    size_k: int,
+    group_size: int,
+) -> Tensor:
+    torch._check(a.dim() == 2, lambda: f"marlin_gemm: a has {a.dim()} dimensions; it must be [M, K]")
+    torch._check(
+        a.shape[1] == size_k, lambda: f"marlin_gemm: a has K = {a.shape[1]} and the weight K = {size_k}"
+    )
+    return a.new_empty((a.shape[0], size_n), dtype=b_scales.dtype if a.dtype == _FP8 else a.dtype)
+
+
+def _marlin_repack(
+    weight: Tensor, weight_format: int, size_k: int, size_n: int, fp8_activations: bool
+) -> Tensor:
+    torch._check(
+        weight_format in _BITS, lambda: f"marlin_repack: weight_format is {weight_format}; it must be 0 or 1"
+    )
+    rows = 32 if fp8_activations else 16
+    return weight.new_empty((size_k // rows, size_n * rows * _BITS[weight_format] // 32), dtype=torch.int32)
+
+
+def _scaled_mm(
+    a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Tensor | None, out_dtype: torch.dtype
+) -> Tensor:
+    torch._check(
+        a.dim() == 2 and b.dim() == 2,
+        lambda: (
+            f"cutlass_scaled_mm: a has {a.dim()} and b {b.dim()} dimensions; they must be [M, K] and [K, N]"
+        ),
+    )
+    torch._check(
+        a.shape[1] == b.shape[0], lambda: f"cutlass_scaled_mm: a has K = {a.shape[1]} and b K = {b.shape[0]}"
+    )
+    return a.new_empty((a.shape[0], b.shape[1]), dtype=out_dtype)
+
+
+FAKES = {
+    "kernelpkg::marlin_gemm": _marlin_gemm,
+    "kernelpkg::marlin_repack": _marlin_repack,
+    "kernelpkg::cutlass_scaled_mm": _scaled_mm,
+    "kernelpkg_evidence::marlin_gemm_emulated": _marlin_gemm,
+    "kernelpkg_evidence::scaled_mm_sm89_standin": _scaled_mm,
+    "kernelpkg_evidence::scaled_mm_sm120_standin": _scaled_mm,
+}
+
+
+def register() -> None:
+    """Registers every fake. Call once, after the library is loaded."""
+    for name, fake in FAKES.items():
+        torch.library.register_fake(name, fake)

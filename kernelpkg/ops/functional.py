@@ -1,0 +1,113 @@
+"""The operators as functions: the gate is asked, then the operator of the tensor's device runs.
+
+What the arguments must be is checked by the operators themselves, on every device alike
+(csrc/bindings/checks.cpp); they raise ValueError with one sentence.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from kernelpkg.arch import Capability
+from kernelpkg.gates import gate
+from kernelpkg.ops.load import load
+from kernelpkg.ops.packed import PackedWeight
+
+_FP8 = torch.float8_e4m3fn
+_SCALED_MM_GATES = ("scaled_mm_sm89", "scaled_mm_sm90", "scaled_mm_sm100", "scaled_mm_sm120")
+
+
+def marlin_gemm(
+    a: Tensor,
+    weight: PackedWeight,
+    a_scales: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    allow_emulation: bool = False,
+) -> Tensor:
+    """a [M, K] times the packed weight [K, N], plus bias [N]: [M, N] in the dtype of weight.scales.
+
+    a: float16 or bfloat16, the scales' dtype; or float8_e4m3fn with a_scales, float32 [M] or [M, 1] (weights
+    packed for activation_class 'fp8'). Rows may be strided, 16-byte aligned. bias: [N] in the output's dtype.
+
+    FP8 activations on a device that emulates FP8 MMA are refused (GateRefusal) unless allow_emulation is
+    True: then the emulated evidence build runs, slowly. On CPU tensors the reference runs and no gate is
+    asked.
+    """
+    load()
+    arguments = (
+        a,
+        weight.data,
+        weight.scales,
+        a_scales,
+        bias,
+        weight.format_code,
+        weight.size_n,
+        weight.size_k,
+        weight.group_size,
+    )
+    if a.is_cuda and _marlin_emulated(a.device.index or 0, a.dtype == _FP8, allow_emulation):
+        return torch.ops.kernelpkg_evidence.marlin_gemm_emulated(*arguments)
+    return torch.ops.kernelpkg.marlin_gemm(*arguments)
+
+
+def cutlass_scaled_mm(
+    a: Tensor,
+    b: Tensor,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    out_dtype: torch.dtype = torch.bfloat16,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """(scale_a * a) @ (scale_b * b) + bias: [M, N] in out_dtype (bfloat16 or float16).
+
+    a: float8_e4m3fn [M, K] row-major; b: float8_e4m3fn [K, N] column-major (`to_column_major`); K and N
+    multiples of 16. scale_a: float32, one value or M; scale_b: one value or N. bias: [N] in out_dtype.
+
+    Raises GateRefusal on a device that no scaled_mm gate admits. On CPU tensors the reference runs.
+    """
+    load()
+    if a.is_cuda:
+        _scaled_mm_admitted(a.device.index or 0)
+    return torch.ops.kernelpkg.cutlass_scaled_mm(a, b, scale_a, scale_b, bias, out_dtype)
+
+
+# torch.compile evaluates these two while it traces, and keeps the answer: a device's capability does not
+# change.
+@torch.compiler.assume_constant_result
+def _marlin_emulated(device: int, fp8: bool, allow_emulation: bool) -> bool:
+    """True where the emulated build must run, False for the shipped one. Raises GateRefusal."""
+    return marlin_route(device_capability(device), fp8, allow_emulation) == "emulated"
+
+
+@torch.compiler.assume_constant_result
+def _scaled_mm_admitted(device: int) -> bool:
+    scaled_mm_gate(device_capability(device))
+    return True
+
+
+def marlin_route(capability: Capability, fp8: bool, allow_emulation: bool) -> str:
+    """'shipped' or 'emulated'. Raises GateRefusal where neither may run on this capability."""
+    asked = gate("marlin_fp8" if fp8 else "marlin_16bit")
+    if fp8 and allow_emulation and not asked.ask(capability) and gate("evidence_sm90").ask(capability):
+        return "emulated"
+    asked.require(capability)
+    return "shipped"
+
+
+def scaled_mm_gate(capability: Capability) -> str:
+    """The id of the scaled_mm gate that admits this capability. Raises GateRefusal where none does."""
+    for name in _SCALED_MM_GATES:
+        if gate(name).ask(capability):
+            return name
+    gate(_SCALED_MM_GATES[-1]).require(capability)
+    raise AssertionError("unreachable: the gate refused above")
+
+
+@cache
+def device_capability(device: int) -> Capability:
+    """Capability of a CUDA device of this process, by its index."""
+    return Capability(*torch.cuda.get_device_capability(device))

@@ -1,0 +1,115 @@
+"""Whether a kernel or operator would run on a device, answered without calling it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from kernelpkg.arch import Capability, Image, Target, best_image
+from kernelpkg.build import LibraryInfo, find_library
+from kernelpkg.errors import UsageError
+from kernelpkg.gates import GateRefusal, gate
+from kernelpkg.ops.functional import device_capability, scaled_mm_gate
+from kernelpkg.ops.kernels import KERNELS, Kernel, kernel
+from kernelpkg.ops.load import loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """The answer. Truthy where the call would run.
+
+    op: what was asked. kernel: the kernel that would run, None where no gate admits the device. capability:
+    None for the CPU. admitted: the gate's answer. built: whether the library at hand has code that loads
+    there, None where there is no library to ask. reason: one sentence. library: the file asked.
+    """
+
+    op: str
+    kernel: str | None
+    capability: Capability | None
+    admitted: bool
+    built: bool | None
+    reason: str
+    library: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.admitted and self.built is True
+
+
+def supports(op: str, device_or_capability: object, library: LibraryInfo | None = None) -> Support:
+    """Whether `op` would run on a device, and why.
+
+    op: a kernel ('marlin_w4a8_fp8', 'scaled_mm_sm120', 'scaled_mm_sm89_standin', ...) or an operator
+    ('marlin_gemm', meaning its 16-bit kernels; 'marlin_repack'; 'cutlass_scaled_mm', whose kernel the device
+    decides).
+    device_or_capability: 'cpu', a torch device, or anything Capability.parse reads ('12.1', 'DGX Spark').
+    library: whose contents to ask; None: the loaded one, else the one that would be loaded.
+
+    No kernel is run. Raises UsageError for an unknown op.
+    """
+    capability = _capability(device_or_capability)
+    at_hand = library or loaded() or find_library(capability)
+    path = str(at_hand.path) if at_hand else None
+    if capability is None:
+        _known(op)
+        built = at_hand is not None
+        reason = (
+            f"{op} runs on the CPU as a reference."
+            if built
+            else f"{op} has a CPU reference; run `kernelpkg build` first."
+        )
+        return Support(op, None, None, True, built or None, reason, path)
+    try:
+        entry = _kernel_for(op, capability)
+    except GateRefusal as refusal:
+        return Support(op, None, capability, False, None, str(refusal), path)
+
+    answer = gate(entry.gate).ask(capability)
+    if not answer:
+        return Support(op, entry.name, capability, False, None, answer.reason, path)
+    if at_hand is None:
+        reason = f"{answer.reason} No library is built yet: run `kernelpkg build --arch {capability}`."
+        return Support(op, entry.name, capability, True, None, reason)
+    built, why = _holds(at_hand, entry, capability)
+    word = {True: "Built", False: "Not built", None: "Unknown whether built"}[built]
+    reason = f"{answer.reason} {word}: {why}."
+    return Support(op, entry.name, capability, True, built, reason, path)
+
+
+def _holds(library: LibraryInfo, entry: Kernel, capability: Capability) -> tuple[bool | None, str]:
+    """Whether the library has machine code of this kernel that loads on the capability, and why."""
+    if not library.manifest:
+        return None, f"{library.path} has no manifest beside it; `kernelpkg inspect` reads what it holds"
+    targets = library.manifest.get("kernels", {}).get(entry.name, {}).get("targets", [])
+    if not targets:
+        return False, f"{library.path} holds no {entry.name}; run `kernelpkg build --arch {capability}`"
+    _, load_answer = best_image(tuple(Image("cubin", Target.parse(target)) for target in targets), capability)
+    again = "" if load_answer.native else f"; run `kernelpkg build --arch {capability}`"
+    return load_answer.native, f"{load_answer.reason}{again}"
+
+
+def _known(op: str) -> None:
+    names = {entry.name for entry in KERNELS} | {"marlin_gemm", "cutlass_scaled_mm"}
+    if op not in names:
+        raise UsageError(f"no operator or kernel is called {op!r}; there are {', '.join(sorted(names))}")
+
+
+def _kernel_for(op: str, capability: Capability) -> Kernel:
+    _known(op)
+    if op == "cutlass_scaled_mm":
+        return kernel(scaled_mm_gate(capability))  # each gate's kernel has its name
+    return kernel("marlin_w8a16" if op == "marlin_gemm" else op)
+
+
+def _capability(asked: object) -> Capability | None:
+    """None means the CPU."""
+    if isinstance(asked, torch.device) or (isinstance(asked, str) and asked.split(":")[0] in ("cpu", "cuda")):
+        device = torch.device(asked)
+        if device.type == "cpu":
+            return None
+        if device.type != "cuda" or not torch.cuda.is_available():
+            raise UsageError(
+                f"there is no device {device} here; name a capability such as '12.1' to ask about one"
+            )
+        return device_capability(device.index or 0)
+    return Capability.parse(getattr(asked, "capability", asked))
