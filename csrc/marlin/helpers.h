@@ -1,0 +1,19 @@
+// Launchers of the kernels beside the GEMM. Both are compiled for every target of gate marlin_16bit and contain no MMA.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "common/dtypes.h"
+#include "marlin/marlin.h"
+#include "marlin/params.h"
+
+namespace kernelpkg::marlin {
+
+// Adds the partial sums of every split tile in the order of K, applies channel scale, token scale and bias, and writes
+// the output. `overlap` (9.0 and later): may be scheduled before the GEMM has finished, and waits for it on the device.
+cudaError_t launch_reduce(const Params& params, int tile_rows, int tile_cols, DType c_type, bool overlap,
+                          cudaStream_t stream);
+
+cudaError_t launch_repack(const MarlinRepackArgs& args);
+
+}  // namespace kernelpkg::marlin
