@@ -105,24 +105,40 @@ def _integrated_by_all(rows: tuple[KnownDevice, ...]) -> bool | None:
     return values.pop() if len(values) == 1 else None
 
 
-def detect() -> Detection:
+def detect(use_torch: bool = True) -> Detection:
     """Every GPU of this machine, and a sentence where there is none or it cannot be used.
 
-    Never raises. CUDA_VISIBLE_DEVICES is respected.
+    Never raises. CUDA_VISIBLE_DEVICES is respected. Without use_torch only NVML is asked, which saves the
+    seconds that importing torch takes and leaves the message at what the driver says.
     """
     try:
-        return _detect()
+        return _detect() if use_torch else _detect_by_nvml()
     except Exception as error:  # a broken driver or wheel may fail in any way, and the caller needs an answer
         return Detection((), f"Detection failed: {type(error).__name__}: {error}.")
 
 
+def _hidden(visible: str | None) -> Detection | None:
+    """The answer where the environment hides every GPU, else None."""
+    if visible is None or visible.strip() not in ("", "-1", "NoDevFiles"):
+        return None
+    return Detection(
+        (), f"No GPU is visible: CUDA_VISIBLE_DEVICES is {visible!r}; unset it to see this machine's GPUs."
+    )
+
+
+def _detect_by_nvml() -> Detection:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden := _hidden(visible):
+        return hidden
+    with _Nvml() as nvml:
+        devices = tuple(_from_nvml(handle, nvml) for handle in nvml.visible_handles(visible))
+        return Detection(devices, None if devices else nvml.problem)
+
+
 def _detect() -> Detection:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
-        return Detection(
-            (),
-            f"No GPU is visible: CUDA_VISIBLE_DEVICES is {visible!r}; unset it to see this machine's GPUs.",
-        )
+    if hidden := _hidden(visible):
+        return hidden
     with _Nvml() as nvml:
         torch, torch_problem = _import_torch()
         if torch is not None:

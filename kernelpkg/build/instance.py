@@ -13,16 +13,14 @@ SETS = ("test", "release")
 class Instance:
     """A kernel instance of the catalogue.
 
-    name: stem of the generated file, unique over the whole catalogue.
-    kernel: the kernel as users name it, for example ``marlin_w8a16``.
-    gate: the gate that ships it, for example ``marlin_16bit``.
-    evidence: None for shipped code; 'emulated' or 'standin' for evidence kernels (target 9.0a only).
-    declares: what its machine code must contain: 'fp8_mma', 'mma16' or 'none'.
-    sets: the sets it belongs to: 'test', 'release' or both.
-    source: full text of the generated .cu file.
-    function: regular expression searched in the demangled names of its device functions.
-    shared_memory: dynamic shared memory per block in bytes, None where the kernel has none.
-    cost_seconds: a guess of the compile time per target in seconds, used for progress until a measured time is known.
+    name: stem of the generated file, unique over the whole catalogue. kernel: the kernel as users name it,
+    for example ``marlin_w8a16``. gate: the gate that ships it, for example ``marlin_16bit``. evidence: None
+    for shipped code; 'emulated' or 'standin' for evidence kernels (target 9.0a only). declares: what its
+    machine code must contain: 'fp8_mma', 'mma16' or 'none'. sets: the sets it belongs to: 'test', 'release'
+    or both. source: full text of the generated .cu file. function: regular expression searched in the
+    demangled names of its device functions. shared_memory: dynamic shared memory per block in bytes, None
+    where the kernel has none. cost_seconds: a guess of the compile time per target in seconds, used for
+    progress until a measured time is known.
 
     Raises ValueError for a value outside these lists.
     """

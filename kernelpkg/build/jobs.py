@@ -1,8 +1,9 @@
 """How many compilers may run at once, and how much memory a run on the device may take.
 
-Two nvcc on a CUTLASS SM120 kernel fill 8 GB, so both cores and *available* memory bound the number of jobs. Available
-is MemAvailable or the cgroup's limit less its use, whichever is less; never the total. On an integrated GPU the
-same memory serves the device, so checks and benches ask `device_memory_guard` before they allocate.
+Two nvcc on a CUTLASS SM120 kernel fill 8 GB, so both cores and *available* memory bound the number of jobs.
+Available is MemAvailable or the cgroup's limit less its use, whichever is less; never the total. On an
+integrated GPU the same memory serves the device, so checks and benches ask `device_memory_guard` before they
+allocate.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2**63 where there is no l
 
 @dataclass(frozen=True, slots=True)
 class JobLimit:
-    """jobs: compilers at once, at least 1. reason: one sentence. cores and available_bytes: what it was made of."""
+    """jobs: compilers at once, at least 1. reason: one sentence. cores and available_bytes: what it was made
+    of.
+    """
 
     jobs: int
     reason: str
@@ -43,8 +46,8 @@ class MemoryDevice(Protocol):
 def job_limit(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> JobLimit:
     """min(cores allowed, (available memory - 8 GB) / 4 GB), at least 1; GB is 10**9 bytes.
 
-    Cores allowed: the CPU affinity, and the cgroup's CPU quota where there is one. proc and cgroup stand in for this
-    machine's folders in tests.
+    Cores allowed: the CPU affinity, and the cgroup's CPU quota where there is one. proc and cgroup stand in
+    for this machine's folders in tests.
     """
     cores, cores_why = allowed_cores(proc, cgroup)
     available, memory_why = available_memory(proc, cgroup)
@@ -52,13 +55,17 @@ def job_limit(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"))
     jobs = max(1, min(cores, by_memory))
     if by_memory < 1:
         reason = (
-            f"1 job: {available / GB:.1f} GB {memory_why} leave no 4 GB for a compiler beside the 8 GB kept free, "
-            "and one must run"
+            f"1 job: {available / GB:.1f} GB {memory_why} leave no 4 GB for a compiler beside the 8 GB kept "
+            "free, and one must run"
         )
     elif by_memory < cores:
-        reason = f"{jobs} job(s): {available / GB:.1f} GB {memory_why}, less 8 GB kept free, at 4 GB a compiler"
+        reason = (
+            f"{jobs} job(s): {available / GB:.1f} GB {memory_why}, less 8 GB kept free, at 4 GB a compiler"
+        )
     else:
-        reason = f"{jobs} job(s): {cores_why}, and {available / GB:.1f} GB {memory_why} would allow {by_memory}"
+        reason = (
+            f"{jobs} job(s): {cores_why}, and {available / GB:.1f} GB {memory_why} would allow {by_memory}"
+        )
     return JobLimit(jobs, reason, cores, available)
 
 
@@ -115,7 +122,9 @@ def _cgroup_room(folder: Path) -> int | None:
         return None
     usage = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes") or 0
     stat = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
-    cache = int(stat.get("total_inactive_file", stat.get("inactive_file", "0")))  # total_ is v1's, with children
+    cache = int(
+        stat.get("total_inactive_file", stat.get("inactive_file", "0"))
+    )  # total_ is v1's, with children
     return limit - max(0, usage - cache)
 
 
@@ -139,12 +148,14 @@ def _read(path: Path) -> str:
         return ""
 
 
-def device_memory_guard(device: MemoryDevice, needed_bytes: int, *, available_bytes: int | None = None) -> None:
+def device_memory_guard(
+    device: MemoryDevice, needed_bytes: int, *, available_bytes: int | None = None
+) -> None:
     """Refuses work that would leave an integrated GPU's machine with under 8 GB.
 
-    device: any object with name and integrated (kernelpkg.arch.Device). needed_bytes: what the work allocates.
-    available_bytes: what is available, read from the system when None. Discrete GPUs have memory of their own and
-    pass. Raises MachineUnfit with one sentence.
+    device: any object with name and integrated (kernelpkg.arch.Device). needed_bytes: what the work
+    allocates. available_bytes: what is available, read from the system when None. Discrete GPUs have memory
+    of their own and pass. Raises MachineUnfit with one sentence.
     """
     if not device.integrated:
         return
@@ -153,6 +164,10 @@ def device_memory_guard(device: MemoryDevice, needed_bytes: int, *, available_by
     if left < RESERVED_BYTES:
         raise MachineUnfit(
             f"{device.name} shares memory with its host: {needed_bytes / GB:.1f} GB are needed and "
-            f"{available / GB:.1f} GB are available, which would leave {max(0, left) / GB:.1f} GB where 8 GB must "
-            "stay free; close other programs or choose smaller shapes."
+            f"{available / GB:.1f} GB are available, which would leave {max(0, left) / GB:.1f} GB where 8 GB "
+            "must stay free; close other programs or choose smaller shapes."
         )
+
+
+if __name__ == "__main__":
+    print(job_limit().jobs)

@@ -1,7 +1,8 @@
 """Finds what a build needs: nvcc, CUTLASS headers, CMake, Ninja, a C++ compiler and torch's headers.
 
-Every search goes from the most explicit place to the least (a variable that the user set, PATH, the usual folders,
-the PyPI wheels) and says which place it took and why others were passed over. torch is located, never imported.
+Every search goes from the most explicit place to the least (a variable that the user set, PATH, the usual
+folders, the PyPI wheels) and says which place it took and why others were passed over. torch is located,
+never imported.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from kernelpkg.errors import UsageError
 
-# CUDA 12.9 is the first toolkit that knows family targets such as 120f; 11.0 (Thor) has that name from 13.0 on.
+# CUDA 12.9 is the first toolkit that knows family targets such as 120f; 11.0 (Thor) has that name from 13.0
+# on.
 MINIMUM_NVCC = (13, 0)
 # Debian's CMake 3.25 refuses `120f-real`; 4.0.2 was tried and takes it.
 MINIMUM_CMAKE = (4, 0)
@@ -34,7 +36,7 @@ NVCC_WHEELS = (
 HINTS = {
     "nvcc": f"install it without root with: pip install {NVCC_WHEELS} "
     "(or pip install 'kernelpkg[cuda]'), or set CUDA_HOME to a toolkit of version 13.0 or newer",
-    "cutlass": "install its headers with: pip install nvidia-cutlass==4.2.0.0, or set CUTLASS_HOME to a checkout",
+    "cutlass": "install the headers with: pip install nvidia-cutlass==4.2.0.0, or set CUTLASS_HOME",
     "cmake": "install it with: pip install 'cmake>=4.0'",
     "ninja": "install it with: pip install ninja",
     "cxx": "install one with: apt install g++ (or dnf install gcc-c++), or set CXX",
@@ -43,8 +45,9 @@ HINTS = {
 
 
 class ToolchainMissing(UsageError):
-    """Something that a build needs is not on this machine; the message says what, where it was sought and how to
-    install it. `tool` is one of nvcc, cutlass, cmake, ninja, cxx, torch."""
+    """Something that a build needs is not on this machine; the message says what, where it was sought and how
+    to install it. `tool` is one of nvcc, cutlass, cmake, ninja, cxx, torch.
+    """
 
     def __init__(self, tool: str, message: str):
         super().__init__(message)
@@ -95,7 +98,8 @@ class Toolchain:
         """One sentence: which nvcc, from where, with which CMake, Ninja, compiler and torch headers."""
         return (
             f"nvcc {self.version} ({self.source}), CMake {self.cmake_version}, Ninja {self.ninja_version}, "
-            f"{self.cxx.name} {self.cxx_version}, CUTLASS {self.cutlass_version}, torch {self.torch_version} headers"
+            f"{self.cxx.name} {self.cxx_version}, CUTLASS {self.cutlass_version}, "
+            f"torch {self.torch_version} headers"
         )
 
     def to_json(self) -> dict[str, object]:
@@ -152,12 +156,14 @@ def find_toolchain(
 
 def _site_folders() -> tuple[Path, ...]:
     """The folders where PyPI wheels may lie: the import path's entries named site- or dist-packages."""
-    found = [Path(entry) for entry in sys.path if entry and Path(entry).name in ("site-packages", "dist-packages")]
+    found = [
+        Path(entry) for entry in sys.path if entry and Path(entry).name in ("site-packages", "dist-packages")
+    ]
     found += [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")]
     return tuple(dict.fromkeys(folder for folder in found if folder.is_dir()))
 
 
-# --- nvcc ---------------------------------------------------------------------------------------------------------
+# --- nvcc ---------------------------------------------------------------------------------------------------
 
 
 def _nvcc_places(
@@ -246,14 +252,16 @@ def _library_folder(root: Path) -> Path | None:
     return None
 
 
-# --- the rest -----------------------------------------------------------------------------------------------------
+# --- the rest -----------------------------------------------------------------------------------------------
 
 
 def _find_cutlass(env: Mapping[str, str], site: tuple[Path, ...], notes: list[str]) -> tuple[Path, str]:
     places: list[tuple[Path, str]] = []
     if env.get("CUTLASS_HOME"):
         places.append((Path(env["CUTLASS_HOME"]) / "include", f"CUTLASS_HOME={env['CUTLASS_HOME']}"))
-    places += [(folder / "cutlass_library" / "source" / "include", "the nvidia-cutlass wheel") for folder in site]
+    places += [
+        (folder / "cutlass_library" / "source" / "include", "the nvidia-cutlass wheel") for folder in site
+    ]
     for include, place in places:
         header = include / "cutlass" / "version.h"
         if header.is_file():
@@ -287,7 +295,9 @@ def _find_program(
         match = re.search(r"(\d+\.\d+(?:\.\d+)*)", _output([str(path), "--version"]))
         version = match.group(1) if match else ""
         if version_tuple(version) < minimum:
-            passed.append(f"{name}: passed over {path}: version {version or 'unknown'} is older than {_dotted(minimum)}")
+            passed.append(
+                f"{name}: passed over {path}: version {version or 'unknown'} is older than {_dotted(minimum)}"
+            )
             continue
         notes.extend(passed)
         notes.append(f"{name}: took {version} from {place} ({path})")
@@ -321,7 +331,8 @@ def _find_torch(site: tuple[Path, ...], notes: list[str]) -> tuple[Path, str]:
         version = match.group(1) if match else "of unknown version"
         if match and version_tuple(version) < MINIMUM_TORCH:
             raise ToolchainMissing(
-                "torch", f"torch {version} in {folder} is older than {_dotted(MINIMUM_TORCH)}; {HINTS['torch']}."
+                "torch",
+                f"torch {version} in {folder} is older than {_dotted(MINIMUM_TORCH)}; {HINTS['torch']}.",
             )
         notes.append(f"torch: took headers of {version} from {folder} (not imported)")
         return folder, version
