@@ -1,4 +1,4 @@
-"""Papermill with a kernel of this very interpreter, a deadline for the whole notebook, and news of each cell."""
+"""Papermill with a kernel of this interpreter, a deadline for the whole notebook, and news of each cell."""
 
 from __future__ import annotations
 

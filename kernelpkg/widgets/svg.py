@@ -25,13 +25,13 @@ class Series:
     style: str = "line"
 
 
-def _ticks(low: float, high: float, log: bool) -> list[float]:
-    """Round values between low and high: powers of ten (of two on a short range) or five even steps."""
+def ticks(low: float, high: float, log: bool) -> list[float]:
+    """Round values between low and high: 1, 2 and 5 times powers of ten if logarithmic, else even steps."""
     if log:
-        powers = [10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
-        if len([p for p in powers if low <= p <= high]) < 3:
-            powers = [2.0**e for e in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)]
-        return [p for p in powers if low * 0.999 <= p <= high * 1.001]
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        factors = (1, 2, 5) if high / low < 2000 else (1,)
+        marks = [factor * 10.0**e for e in decades for factor in factors]
+        return [mark for mark in marks if low * 0.999 <= mark <= high * 1.001]
     step = 10 ** math.floor(math.log10(max(high - low, 1e-12) / 4))
     step *= min((m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= 6), default=10)
     first = math.ceil(low / step)
@@ -94,13 +94,13 @@ def chart(
         f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{esc(title)}">',
         f'<text x="{left}" y="18" font-weight="600">{esc(title)}</text>',
     ]
-    for tick in _ticks(x0, x1, log_x):
+    for tick in ticks(x0, x1, log_x):
         out.append(
             f'<path d="M{at_x(tick):.1f} {top}V{height - bottom}" stroke="currentColor" opacity=".12"/>'
             f'<text x="{at_x(tick):.1f}" y="{height - bottom + 16}" text-anchor="middle">'
             f"{number(tick)}</text>"
         )
-    for tick in _ticks(y0, y1, log_y):
+    for tick in ticks(y0, y1, log_y):
         out.append(
             f'<path d="M{left} {at_y(tick):.1f}H{width - right}" stroke="currentColor" opacity=".12"/>'
             f'<text x="{left - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{number(tick)}</text>'
@@ -113,7 +113,9 @@ def chart(
         f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">'
         f"{esc(y_title)}</text>"
     )
-    for i, s in enumerate(series):
+    lines = [s for s in series if s.style != "rule"]
+    for row, s in enumerate(series):
+        i = row if s.style == "rule" else lines.index(s)
         colour = "currentColor" if s.style == "rule" else COLOURS[i % len(COLOURS)]
         xy = [(at_x(x), at_y(y)) for x, y in zip(s.x, s.y, strict=True) if y > 0 or not log_y]
         dash = f' stroke-dasharray="{_DASHES[i % len(_DASHES)]}"' if _DASHES[i % len(_DASHES)] else ""
@@ -123,7 +125,7 @@ def chart(
             out.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{thin}"{dash}/>')
         if s.style != "rule":
             out.extend(_mark(i, x, y, colour) for x, y in xy)
-        y = top + 12 + 18 * i
+        y = top + 12 + 18 * row
         key_x = width - right + 14
         if s.style != "marks":
             out.append(f'<path d="M{key_x} {y - 4}h22" stroke="{colour}" stroke-width="2"{dash}/>')
@@ -150,12 +152,12 @@ def heatmap(
     if not rows or not cols:
         return Markup(f"<p>{esc(title)}: nothing to draw.</p>")
     side = max(6.0, min(28.0, 600 / cols, 420 / rows))
-    left, top = 60, 34
+    left, top = 60, 54
     width, height = left + cols * side + 20, top + rows * side + 62
     out = [
         f'<svg viewBox="0 0 {max(width, 420):.0f} {height:.0f}" width="{max(width, 420):.0f}" role="img"'
         f' aria-label="{esc(title)}">',
-        f'<text x="4" y="18" font-weight="600">{esc(title)}</text>',
+        f'<text x="{left}" y="18" font-weight="600">{esc(title)}</text>',
     ]
     span = (high - low) or 1.0
     for r, row in enumerate(cells):
@@ -173,7 +175,7 @@ def heatmap(
                 )
     base = top + rows * side
     out.append(f'<text x="{left}" y="{base + 18:.0f}">{esc(x_title)}</text>')
-    out.append(f'<text x="4" y="{top + 12}">{esc(y_title)}</text>')
+    out.append(f'<text x="{left}" y="{top - 8}">{esc(y_title)}</text>')
     for i in range(5):
         out.append(
             f'<rect x="{left + 26 * i}" y="{base + 32:.0f}" width="25" height="12" fill="#0072b2"'

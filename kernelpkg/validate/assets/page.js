@@ -11,12 +11,13 @@
     Object.keys(out).forEach(function (key) {
       if (/^[xy]axis/.test(key)) out[key] = Object.assign({}, out[key], { gridcolor: line, linecolor: line });
     });
+    (out.updatemenus || []).forEach(function (menu) { menu.bgcolor = style.getPropertyValue("--tint").trim(); });
     return out;
   }
   function draw() {
     document.querySelectorAll(".figure").forEach(function (box) {
       var data = JSON.parse(box.querySelector("script").textContent);
-      Plotly.react(box.querySelector(".plot"), data.data, scheme(data.layout), { responsive: true, displaylogo: false })
+      Plotly.react(box.querySelector(".plot"), data.data, scheme(data.layout), { responsive: true, displaylogo: false, displayModeBar: "hover" })
         .then(function () { box.classList.add("drawn"); });
     });
   }

@@ -1,0 +1,151 @@
+"""Check rows as tables and figures: the margin of every case to its bound, and the error map of one case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from kernelpkg.widgets.svg import heatmap, number
+from kernelpkg.widgets.view import COLOURS, Column, Markup, View, chip, esc, html_table, symbol, text_table
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def worst(rows: Rows, caption: str = "The worst case of each kernel and metric") -> View:
+    """Per kernel and metric: cases, the worst value, its bound, how much room is left, and the verdict."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["kernel"], row["metric"]), []).append(row)
+    columns = [
+        Column("kernel", "kernel"),
+        Column("metric", "metric"),
+        Column("cases", "cases", "right"),
+        Column("value", "worst", "right"),
+        Column("bound", "bound", "right"),
+        Column("share", "of the bound", "right"),
+        Column("verdict", "verdict"),
+        Column("case", "in the case"),
+        Column("label", "label", "wrap"),
+    ]
+    text_rows, html_rows = [], []
+    for (kernel, metric), cases in groups.items():
+        top = max(
+            cases, key=lambda r: (not r["passed"], r["value"] / r["bound"] if r["bound"] else r["value"])
+        )
+        status = "pass" if all(r["passed"] for r in cases) else "fail"
+        line = {
+            "kernel": kernel,
+            "metric": metric,
+            "cases": len(cases),
+            "value": number(top["value"]),
+            "bound": number(top["bound"]),
+            "share": f"{top['value'] / top['bound']:.0%}" if top["bound"] else None,
+            "case": top["case"],
+            "label": top.get("label"),
+        }
+        text_rows.append(line | {"verdict": f"{symbol(status)} {status}"})
+        html_rows.append(line | {"verdict": chip(status)})
+    return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
+
+
+def margins(rows: Rows, title: str = "Error of every case, as a part of its bound") -> View:
+    """A mark per case: error over bound, the bound being 1, one row per kernel.
+
+    The table of `worst` is its text.
+    """
+    kernels = list(dict.fromkeys(row["kernel"] for row in rows))
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    figure = go.Figure()
+    for i, metric in enumerate(metrics):
+        mine = [r for r in rows if r["metric"] == metric and r["bound"] and r["value"] > 0]
+        figure.add_trace(
+            go.Scatter(
+                x=[r["value"] / r["bound"] for r in mine],
+                y=[r["kernel"] for r in mine],
+                text=[f"{r['case']}: {number(r['value'])} (bound {number(r['bound'])})" for r in mine],
+                hoverinfo="text",
+                mode="markers",
+                name=metric,
+                marker={
+                    "color": COLOURS[i % len(COLOURS)],
+                    "size": 10,
+                    "symbol": ["circle-open", "x-thin-open"][i % 2],
+                    "line": {"width": 2, "color": COLOURS[i % len(COLOURS)]},
+                },
+            )
+        )
+    axis = {"gridcolor": "rgba(128,128,128,.28)", "linecolor": "rgba(128,128,128,.6)", "zeroline": False}
+    figure.add_vline(x=1, line={"width": 2, "color": COLOURS[1]})
+    figure.add_annotation(x=0, y=1.0, yref="paper", yanchor="bottom", text="bound", showarrow=False)
+    figure.update_layout(
+        template="none",
+        title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        xaxis={"type": "log", "title": {"text": "error / bound"}, **axis},
+        yaxis={"automargin": True, "autorange": "reversed", **axis},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": "#767676", "size": 13},
+        legend={"orientation": "h", "x": 0, "y": -0.28},
+        margin={"l": 20, "r": 20, "t": 60, "b": 80},
+        height=220 + 34 * len(kernels),
+    )
+    table = worst(rows)
+    return View(table.text, table.html, figure=figure)
+
+
+def error_map(
+    tiles: Sequence[Sequence[float]], bound: float, case: str, tile: tuple[int, int], label: str = ""
+) -> View:
+    """Relative error by tile of the output, M down and N across; a tile above the bound carries a cross.
+
+    tiles: rows of relative errors. tile: how many rows and columns of the output one cell stands for.
+    """
+    rows = [[float(value) for value in row] for row in tiles]
+    flat = [value for row in rows for value in row]
+    high = max([*flat, 1e-12])
+    over = sum(value > bound for value in flat)
+    title = f"Relative error by tile: {case}" + (f" [{label}]" if label else "")
+    said = (
+        f"{len(flat)} tiles of {tile[0]} x {tile[1]}: worst {number(high)}, bound {number(bound)}, "
+        f"{over or 'none'} above it."
+    )
+    x_title, y_title = f"output columns, {tile[1]} to a tile", f"rows, {tile[0]} to a tile"
+    figure = go.Figure(
+        go.Heatmap(
+            z=rows,
+            zmin=0,
+            zmax=max(high, bound),
+            colorscale=[[0, "rgba(0,114,178,.06)"], [1, "#0072b2"]],
+            colorbar={"title": {"text": "relative<br>error"}, "exponentformat": "e"},
+            hovertemplate="tile %{y}, %{x}: %{z:.2e}<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    crosses = [(c, r) for r, row in enumerate(rows) for c, value in enumerate(row) if value > bound]
+    if crosses:
+        figure.add_trace(
+            go.Scatter(
+                x=[c for c, _ in crosses],
+                y=[r for _, r in crosses],
+                mode="markers",
+                name="above the bound",
+                marker={"symbol": "x", "color": COLOURS[1], "size": 9},
+            )
+        )
+    figure.update_layout(
+        template="none",
+        title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        xaxis={"title": {"text": x_title}, "showgrid": False, "zeroline": False},
+        yaxis={"title": {"text": y_title}, "autorange": "reversed", "showgrid": False, "zeroline": False},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": "#767676", "size": 13},
+        margin={"l": 70, "r": 20, "t": 60, "b": 60},
+        height=max(260, min(520, 160 + 26 * len(rows))),
+    )
+    svg = heatmap(title, rows, x_title, y_title, 0.0, max(high, bound), bound)
+    html = f'<div class="kp-static">{svg}</div><p class="kp-note">{esc(said)}</p>'
+    return View(f"{title}\n{said}", Markup(html), figure=figure)
