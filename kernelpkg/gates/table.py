@@ -133,7 +133,9 @@ class Gate:
         """What the gate says of a capability: anything `Capability.parse` reads, or a device that has one."""
         asked = Capability.parse(getattr(capability, "capability", capability))
         name = getattr(capability, "name", None)
-        have = f"{name} of capability {asked}" if isinstance(name, str) else f"capability {asked}"
+        have = f"capability {asked}"
+        if isinstance(name, str):
+            have = name if have in name else f"{name} ({have})"
         if self.admitted(asked):
             return Answer(True, self.id, asked, have, self.need, "", "")
         refusal = next(refusal for refusal in self.refusals if asked in refusal.where)
