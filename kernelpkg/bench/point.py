@@ -1,0 +1,168 @@
+"""One point of a bench: capture, check, time in turn, check again, and the rows that come of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kernelpkg.bench import verify
+from kernelpkg.bench.ceilings import Ceilings, limit_of
+from kernelpkg.bench.operands import SAME_SCALES, Contender, Layer, contenders
+from kernelpkg.bench.runner import row_label
+from kernelpkg.bench.shapes import Point, Work, work
+from kernelpkg.bench.timing import Graph, Timing, launch_count, time_host, time_interleaved
+
+
+def time_point(run: Any, point: Point, layer: Layer) -> Iterator[dict[str, Any]]:
+    """The rows of `point`. `run` has clock, sampler, meter, limits, peers, facts, report and cancelled.
+
+    A contender that cannot be launched or captured is left out and named in the report's `not_run`; one
+    whose result is wrong is not timed, and gets a row that says so.
+    """
+    what = f"{point.shape} m={point.m}"
+    entries = {entry.name: entry for entry in contenders(point, layer, run.facts["l2_bytes"], run.peers)}
+    graphs: dict[str, Graph] = {}
+    for name, entry in entries.items():
+        try:
+            graphs[name] = run.clock.capture(entry.launches, _launches(run, point, entry))
+        except Exception as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            run.report.not_run.append(f"{what} {name}: {line}")
+    verifiers = {
+        name: verify.Verifier(entries[name], graph)
+        for name, graph in graphs.items()
+        if entries[name].expected is not None
+    }
+    before = {name: verifier.check(run.clock) for name, verifier in verifiers.items()}
+    timed = {name: graph for name, graph in graphs.items() if name not in before or before[name].passed}
+    timings, clocks = time_interleaved(
+        timed, run.clock, run.sampler, run.limits.per_contender_seconds, run.cancelled
+    )
+    after = {name: verifiers[name].check(run.clock) for name in timed if name in verifiers}
+    extras = _extras(run, {name: entries[name] for name in after}) if run.limits.extras else {}
+    peers = {name: timings[name] for name in timings if entries[name].kernel is None}
+    for name in verifiers:
+        entry = entries[name]
+        assert entry.kernel is not None
+        need = work(entry.kernel, entry.variant, point.m, point.shape.n, point.shape.k)
+        run.meter.read_for(need.stream_bytes)
+        yield bench_row(
+            point=point,
+            kernel=entry.kernel,
+            variant=entry.variant,
+            capability=str(run.capability),
+            need=need,
+            timing=timings.get(name),
+            peers=peers,
+            ceilings=run.meter.ceilings,
+            clocks=clocks,
+            correct=verify.as_row(before[name], after.get(name)),
+            extras=extras.get(name, {}),
+        )
+
+
+def _launches(run: Any, point: Point, entry: Contender) -> int:
+    kernel = entry.kernel or ("scaled_mm" if entry.name != "bf16" else None)
+    n, k = point.shape.n, point.shape.k
+    if kernel is None:
+        streamed, flops, kind = 2 * n * k, 2 * point.m * n * k, "bf16"
+    else:
+        need = work(kernel, entry.variant, point.m, n, k)
+        streamed, flops, kind = need.stream_bytes, need.flops, need.flop_kind
+    found = run.meter.ceilings
+    expected, _ = limit_of(streamed, flops, found.read_gbps, found.tflops_for(kind))
+    return launch_count(len(entry.launches), expected or 100.0)
+
+
+def _extras(run: Any, entries: Mapping[str, Contender]) -> dict[str, dict[str, Any]]:
+    """Two labelled columns beside the figure: with the weights in the L2 (one operand set), and the host
+    included.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    warm = {}
+    for name, entry in entries.items():
+        if run.cancelled():
+            return {}
+        warm[name] = run.clock.capture(entry.launches[:1], 20)
+        found[name] = {"host_microseconds": time_host(entry.launches[0], run.clock, time.perf_counter)}
+    if warm:
+        timings, _ = time_interleaved(warm, run.clock, run.sampler, 0.02, run.cancelled)
+        for name, timing in timings.items():
+            found[name]["warm_l2_microseconds"] = timing.median
+    return found
+
+
+def bench_row(
+    *,
+    point: Point,
+    kernel: str,
+    variant: str,
+    capability: str,
+    need: Work,
+    timing: Timing | None,
+    peers: Mapping[str, Timing],
+    ceilings: Ceilings,
+    clocks: Mapping[str, Any],
+    correct: Mapping[str, Any],
+    extras: Mapping[str, Any],
+) -> dict[str, Any]:
+    """One row, JSON types only.
+
+    microseconds: median, p10, p90, n, discarded, launches of one cold call. peers: medians of the same run
+    in microseconds; ratios: the peer's time over ours (above 1: ours is faster); same_scales: the peer that
+    multiplies with the same scales. ceilings: GB/s of reading as many bytes as the weights and scales have
+    (read_gbps) and of 512 MiB, TFLOP/s of the library GEMM. percent_of_limit: the least time under those
+    ceilings over ours, in percent; limit: the ceiling that binds, 'memory' or 'compute'. percent_of_read:
+    the bandwidth at which the weights were streamed, over read_gbps.
+    """
+    median = timing.median if timing else None
+    read, tflops = ceilings.read_for(need.stream_bytes), ceilings.tflops_for(need.flop_kind)
+    least, limit = limit_of(need.stream_bytes, need.flops, read, tflops)
+    gbps = need.stream_bytes / median / 1e3 if median else None
+    medians = {name: peer.median for name, peer in peers.items()}
+    row = {
+        "kernel": kernel,
+        "variant": variant,
+        "shape": point.shape.name,
+        "m": point.m,
+        "n": point.shape.n,
+        "k": point.shape.k,
+        "microseconds": (timing or Timing(None, None, None, 0, 0, 0)).as_dict(),
+        "peers": medians,
+        "peer_spread": {name: [peer.p10, peer.p90, peer.n] for name, peer in peers.items()},
+        "ratios": {name: value / median if median and value else None for name, value in medians.items()},
+        "same_scales": SAME_SCALES.get(variant) if kernel.startswith("scaled_mm") else None,
+        "ceilings": {
+            "read_gbps": read,
+            "read_large_gbps": ceilings.read_gbps,
+            "tflops": tflops,
+            "tflops_of": need.flop_kind,
+        },
+        "percent_of_limit": 100 * least / median if least and median else None,
+        "limit": limit,
+        "percent_of_read": 100 * gbps / read if gbps and read else None,
+        "gbps": gbps,
+        "tflops": need.flops / median / 1e6 if median else None,
+        "bytes": need.stream_bytes,
+        "flops": need.flops,
+        "correct": dict(correct),
+        "label": row_label(kernel),
+        "capability": capability,
+        "clocks": dict(clocks),
+        **extras,
+    }
+    return rounded(row)
+
+
+def rounded(value: Any) -> Any:
+    """Floats to six significant digits: more is noise, and makes records long."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value

@@ -1,0 +1,173 @@
+"""Roofline arithmetic for a device that is not here: the least time a call can take, measured by nobody.
+
+The longer of two times: the bytes that must be read over the memory bandwidth of the data sheet, and the
+operations over the tensor rate of the data sheet. Real kernels take longer. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kernelpkg import arch
+from kernelpkg.arch import devices
+from kernelpkg.bench.shapes import VARIANTS, Shape, shape_of, work
+from kernelpkg.errors import UsageError
+
+LABEL = "projected (nobody measured)"
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Dense tensor rates in TFLOP/s with fp32 accumulation; None where the device has no such unit."""
+
+    bf16: float | None
+    fp8: float | None
+    source: str
+
+
+# Dense rates: where a data sheet gives them with sparsity, halved. Keys are looked for in the device's name.
+TENSOR_RATES: dict[str, Rates] = {
+    "A100": Rates(312.0, None, "NVIDIA A100 data sheet"),
+    "A10": Rates(125.0, None, "NVIDIA A10 data sheet"),
+    "L40S": Rates(362.0, 733.0, "NVIDIA L40S data sheet"),
+    "L4": Rates(121.0, 242.0, "NVIDIA L4 data sheet, halved from the sparse rate"),
+    "RTX 4090": Rates(165.2, 330.3, "NVIDIA Ada architecture white paper, fp32 accumulation"),
+    "H100": Rates(989.4, 1978.9, "NVIDIA H100 SXM data sheet, halved from the sparse rate"),
+    "H200": Rates(989.4, 1978.9, "NVIDIA H200 SXM data sheet, halved from the sparse rate"),
+    "GH200": Rates(989.4, 1978.9, "NVIDIA GH200 data sheet, halved from the sparse rate"),
+    "B200": Rates(2250.0, 4500.0, "NVIDIA DGX B200 data sheet, halved from the sparse rate"),
+    "RTX 5090": Rates(209.5, 419.0, "NVIDIA RTX Blackwell white paper, fp32 accumulation"),
+    "GB10": Rates(125.0, 250.0, "derived: 1 PFLOP/s sparse FP4 halved for density, then by width"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """The least time of one call on one device, by arithmetic.
+
+    microseconds: None where the device's rates are unknown. limit: 'memory', 'compute' or None.
+    gigabytes_per_s and teraflops are the rates used. label always says that nobody measured this.
+    """
+
+    kernel: str
+    variant: str
+    device: str
+    capability: str
+    m: int
+    n: int
+    k: int
+    microseconds: float | None
+    memory_us: float | None
+    compute_us: float | None
+    limit: str | None
+    gigabytes_per_s: float | None
+    teraflops: float | None
+    label: str
+    basis: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return asdict(self)
+
+
+def rates_of(name: str) -> Rates | None:
+    """The tensor rates of the device called `name`; the longest key found in the name counts."""
+    keys = [key for key in TENSOR_RATES if f" {key.lower()} " in f" {name.lower()} "]
+    return TENSOR_RATES[max(keys, key=len)] if keys else None
+
+
+def device_row(device: Any) -> Any:
+    """The row of kernelpkg.arch.KNOWN_DEVICES for a capability or a device's name.
+
+    Raises UsageError where no device of that capability is known.
+    """
+    named = devices.find_device(device) if isinstance(device, str) else None
+    if named is not None:
+        return named
+    capability = arch.Capability.parse(getattr(device, "capability", device))
+    row = devices.device_for(capability)
+    if row is None:
+        known = ", ".join(map(str, sorted({row.capability for row in devices.KNOWN_DEVICES})))
+        raise UsageError(f"No device of capability {capability} is known to project for; known are {known}.")
+    return row
+
+
+def project(kernel: str, m: int, n: int, k: int, device: Any, variant: str | None = None) -> Projection:
+    """The least time of one `kernel` call on `device` (capability, name, or a row of KNOWN_DEVICES).
+
+    Raises UsageError for an unknown kernel or device.
+    """
+    if kernel not in VARIANTS:
+        raise UsageError(f"kernel is {kernel!r}; those that can be projected: {', '.join(VARIANTS)}.")
+    variant = variant or VARIANTS[kernel][0]
+    row = device if hasattr(device, "memory_bandwidth") else device_row(device)
+    need = work(kernel, variant, m, n, k)
+    rates = rates_of(row.name)
+    tflops = getattr(rates, need.flop_kind) if rates else None
+    bandwidth = row.memory_bandwidth
+    memory_us = need.total_bytes / bandwidth * 1e6 if bandwidth else None
+    compute_us = need.flops / tflops / 1e6 if tflops else None
+    known = [value for value in (memory_us, compute_us) if value is not None]
+    least = max(known) if known else None
+    limit = None if least is None else "memory" if least == memory_us else "compute"
+    parts = [
+        f"{need.total_bytes / 1e6:.1f} MB at {bandwidth / 1e9:.0f} GB/s"
+        if bandwidth
+        else "bandwidth unknown",
+        f"{need.flops / 1e9:.1f} GFLOP at {tflops:.0f} TFLOP/s ({need.flop_kind}; {rates.source})"
+        if rates and tflops
+        else f"{need.flop_kind} rate unknown: memory alone",
+    ]
+    return Projection(
+        kernel=kernel,
+        variant=variant,
+        device=row.name,
+        capability=str(row.capability),
+        m=m,
+        n=n,
+        k=k,
+        microseconds=least,
+        memory_us=memory_us,
+        compute_us=compute_us,
+        limit=limit,
+        gigabytes_per_s=bandwidth / 1e9 if bandwidth else None,
+        teraflops=tflops,
+        label=LABEL,
+        basis="; ".join(parts),
+    )
+
+
+def project_rows(
+    kernels: tuple[str, ...], shapes: tuple[str | Shape, ...], ms: tuple[int, ...], device: Any
+) -> list[dict[str, Any]]:
+    """Projections as rows with the keys of a bench row, for tables and charts of an assumed device."""
+    rows = []
+    for kernel in kernels:
+        for shape in map(shape_of, shapes):
+            for m in ms:
+                projected = project(kernel, m, shape.n, shape.k, device)
+                microseconds = projected.microseconds
+                rows.append(
+                    {
+                        "kernel": kernel,
+                        "variant": projected.variant,
+                        "shape": shape.name,
+                        "m": m,
+                        "n": shape.n,
+                        "k": shape.k,
+                        "microseconds": {"median": microseconds, "p10": None, "p90": None, "n": 0},
+                        "peers": {},
+                        "ceilings": {
+                            "read_gbps": projected.gigabytes_per_s,
+                            "tflops": projected.teraflops,
+                        },
+                        "percent_of_limit": None,
+                        "limit": projected.limit,
+                        "label": LABEL,
+                        "capability": projected.capability,
+                        "clocks": None,
+                        "basis": projected.basis,
+                    }
+                )
+    return rows

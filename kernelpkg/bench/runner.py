@@ -1,0 +1,354 @@
+"""The bench: which points are run, and what becomes of each."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernelpkg.bench import machine as machines
+from kernelpkg.bench.shapes import (
+    EVIDENCE_CAPABILITY,
+    GATE_OF,
+    STANDS_FOR,
+    VARIANTS,
+    Point,
+    Shape,
+    Size,
+    plan,
+    size_named,
+)
+from kernelpkg.errors import CheckFailed, MachineUnfit, NothingRan, UsageError
+
+SHIPPED = tuple(kernel for kernel in VARIANTS if kernel not in STANDS_FOR)
+# What emulation costs, shown on the device that emulates: one shape, a decode and a prefill M.
+SHOWN_EVIDENCE = ("marlin_w4a8_fp8_emulated",)
+SHOWN_EVIDENCE_POINTS = (("8B.gate_up", 16), ("8B.gate_up", 4096))
+
+
+@dataclass(slots=True)
+class BenchReport:
+    """What a run measured, and what it did not.
+
+    rows: one dict per kernel, variant, shape and M (see `point.bench_row`). ceilings, machine, clocks: as
+    measured in the run. gated_out: reason -> kernels left out by it. not_run: sentences about points
+    without a row.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    ceilings: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    clocks: dict[str, Any] = field(default_factory=dict)
+    label: str = "measured here"
+    device: str = ""
+    size: str = ""
+    seed: int | None = None
+    recipe: str = ""
+    gated_out: dict[str, int] = field(default_factory=dict)
+    not_run: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    cancelled: bool = False
+    seconds: float = 0.0
+
+    @property
+    def summary(self) -> str:
+        """'ran N, gated out M (reasons)', and how many points were left out for time or memory."""
+        count = sum(self.gated_out.values())
+        reasons = "; ".join(f"{number}: {reason}" for reason, number in self.gated_out.items())
+        text = f"ran {len(self.rows)}, gated out {count}" + (f" ({reasons})" if reasons else "")
+        if self.not_run:
+            text += f"; {len(self.not_run)} point(s) not run"
+        return text + (", cancelled" if self.cancelled else "")
+
+    @property
+    def wrong(self) -> list[dict[str, Any]]:
+        """Rows whose correctness gate did not hold."""
+        return [row for row in self.rows if row.get("correct") and not row["correct"]["passed"]]
+
+    @property
+    def slow(self) -> list[dict[str, Any]]:
+        """Rows without a time, because every sample was discarded for the clock."""
+        return [row for row in self.rows if row["microseconds"]["median"] is None]
+
+    def raise_for_status(self) -> None:
+        """Raise CheckFailed for a wrong result, MachineUnfit for a machine in a slow state, NothingRan for
+        no row.
+        """
+        if self.wrong:
+            names = ", ".join(sorted({f"{row['kernel']} m={row['m']} {row['shape']}" for row in self.wrong}))
+            raise CheckFailed(
+                f"Wrong results beside the timing: {names}. Run `kernelpkg check` for the cases."
+            )
+        if self.rows and len(self.slow) == len(self.rows):
+            raise MachineUnfit(
+                "Every sample was taken under 75 % of the expected clock and discarded; let the machine cool "
+                "down, or look at its power supply, and run again."
+            )
+        if not self.rows and not self.cancelled:
+            reasons = "; ".join((*self.gated_out, *self.not_run)) or "no point was asked for"
+            raise NothingRan(f"The bench timed nothing: {reasons}.")
+
+
+def is_cancelled(cancel: Any) -> Callable[[], bool]:
+    """`cancel` as a question: an event (is_set), a callable, or None for never."""
+    if cancel is None:
+        return lambda: False
+    return cancel.is_set if hasattr(cancel, "is_set") else cancel
+
+
+def choose(
+    kernels: Iterable[str] | None, capability: Any, built: Callable[[str], str | None]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """(kernels to time, reason -> count of those left out).
+
+    None takes every shipped kernel, of which the gates leave some. An evidence kernel runs on 9.0 alone.
+    `built` gives the reason why a kernel is not in the library, None where it is. Raises UsageError for an
+    unknown kernel.
+    """
+    from kernelpkg.gates import gate
+
+    asked = SHIPPED if kernels is None else tuple(kernels)
+    chosen, out = [], Counter()
+    for kernel in asked:
+        if kernel not in VARIANTS:
+            raise UsageError(f"kernel is {kernel!r}; those that are timed: {', '.join(VARIANTS)}.")
+        answer = gate("evidence_sm90" if kernel in STANDS_FOR else GATE_OF[kernel]).ask(capability)
+        if not answer:
+            out[answer.reason] += 1
+        elif reason := built(kernel):
+            out[reason] += 1
+        else:
+            chosen.append(kernel)
+    return tuple(chosen), dict(out)
+
+
+def run(
+    kernels: Sequence[str] | None = None,
+    shapes: Sequence[str | Shape | Sequence[int]] | None = None,
+    ms: Sequence[int] | None = None,
+    size: str = "default",
+    device: str = "cuda:0",
+    on_row: Callable[[dict[str, Any]], None] | None = None,
+    cancel: Any = None,
+    *,
+    on_progress: Callable[[int, int, str], None] | None = None,
+    seed: int | None = None,
+) -> BenchReport:
+    """Time our kernels and torch's on one CUDA device, with the ceilings of the machine in the same run.
+
+    kernels: as users name them; None takes all that the gates admit here. shapes: names such as
+    '8B.gate_up', 'KxN' or (K, N). ms: rows of the activations. size: 'tiny' (under 30 s on an H200),
+    'default' (under 150 s) or 'full' (under 10 minutes); points that the time does not reach are named in
+    `not_run`. on_row is called with each row, on_progress with points done, points in all and a sentence.
+    cancel: an event or a callable; rows until then are kept. seed: of the operands, fresh where None and
+    recorded either way.
+
+    Raises UsageError for a wrong argument, NothingRan without a CUDA device, MachineUnfit where no point
+    fits into the memory. Whether results were right is in the rows; `BenchReport.raise_for_status` raises
+    for them.
+    """
+    limits = size_named(size)
+    names = None if kernels is None else tuple([kernels] if isinstance(kernels, str) else kernels)
+    plan(
+        SHIPPED if names is None else names, limits, shapes, ms
+    )  # refuses wrong names before a device is touched
+    machines.require_cuda(device)
+    import torch
+
+    with torch.cuda.device(torch.device(device)):
+        return _Run(limits, size, device, is_cancelled(cancel), on_row, on_progress, seed).run(
+            names, shapes, ms
+        )
+
+
+class _Run:
+    """One run on one device; torch is here."""
+
+    def __init__(
+        self,
+        limits: Size,
+        size: str,
+        device: str,
+        cancelled: Callable[[], bool],
+        on_row: Callable[[dict[str, Any]], None] | None,
+        on_progress: Callable[[int, int, str], None] | None,
+        seed: int | None,
+    ):
+        from kernelpkg import ops
+        from kernelpkg.arch import Capability
+        from kernelpkg.bench import clocks, operands, timing
+
+        ops.load()
+        self.ops = ops
+        self.started = time.monotonic()
+        self.limits = limits
+        self.device = device
+        self.cancelled = cancelled
+        self.on_row = on_row or (lambda row: None)
+        self.on_progress = on_progress or (lambda done, total, message: None)
+        self.facts = machines.describe(device)
+        self.capability = Capability.parse(self.facts["capability"])
+        self.clock = timing.CudaClock(device)
+        self.sampler = clocks.open_sampler(self.facts.pop("uuid"), _index(device))
+        self.peers = operands.PEERS if operands.has_fp8(self.capability) else operands.PEERS[:1]
+        self.report = BenchReport(
+            machine=self.facts | {"clocks": self.sampler.static},
+            device=device,
+            size=size,
+            seed=secrets.randbits(31) if seed is None else seed,
+            recipe=operands.RECIPE,
+        )
+
+    def run(
+        self,
+        kernels: tuple[str, ...] | None,
+        shapes: Sequence[str | Shape | Sequence[int]] | None,
+        ms: Sequence[int] | None,
+    ) -> BenchReport:
+        """All points, until time or patience ends."""
+        from kernelpkg.bench.ceilings import Meter
+
+        report = self.report
+        chosen, report.gated_out = choose(kernels, self.capability, self._missing)
+        points = list(plan(chosen, self.limits, shapes, ms)) if chosen else []
+        if kernels is None and str(self.capability) == EVIDENCE_CAPABILITY:
+            points = self._with_evidence(points)
+        self.on_progress(0, len(points), "measuring the ceilings")
+        self.meter = Meter(self.device, self.clock, self.sampler, self.facts, 0.05, self.cancelled)
+        if points:
+            self.meter.measure(fp8=len(self.peers) > 1)
+            self._points(points)
+            found = self.meter.finish()
+            report.ceilings = found.as_dict()
+            report.notes += found.notes
+        report.cancelled = self.cancelled()
+        report.clocks = _clock_range(report.rows)
+        report.seconds = time.monotonic() - self.started
+        if points and not report.rows and not report.cancelled:
+            raise MachineUnfit(f"Not one point could be timed: {report.not_run[0]}")
+        return report
+
+    def _missing(self, kernel: str) -> str | None:
+        answer = self.ops.supports(kernel, self.capability)
+        return None if answer else f"{kernel} is not in the library: {answer.reason}"
+
+    def _with_evidence(self, points: list[Point]) -> list[Point]:
+        shown = tuple((name, VARIANTS[name][0]) for name in SHOWN_EVIDENCE if not self._missing(name))
+        return [
+            Point(point.shape, point.m, point.kernels + shown)
+            if (point.shape.name, point.m) in SHOWN_EVIDENCE_POINTS
+            else point
+            for point in points
+        ]
+
+    def _points(self, points: Sequence[Point]) -> None:
+        import torch
+
+        from kernelpkg.bench.operands import Layer, bytes_needed
+        from kernelpkg.bench.point import time_point
+
+        layer: Layer | None = None
+        longest = 0.0
+        for index, point in enumerate(points):
+            what = f"{point.shape} m={point.m}"
+            if self.cancelled():
+                return
+            used = time.monotonic() - self.started
+            if used + longest > self.limits.seconds:
+                rest = ", ".join(f"{later.shape} m={later.m}" for later in points[index:])
+                self.report.not_run.append(f"out of time after {used:.0f} s: {rest}")
+                return
+            if layer is not None and layer.shape != point.shape:
+                layer = None
+                torch.cuda.empty_cache()
+            integrated = self.facts["integrated"]
+            needed = bytes_needed(point, self.facts["l2_bytes"], self.peers)
+            usable = machines.available_bytes(self.device, integrated) + self._cached()
+            if reason := machines.shortage(needed, usable, integrated):
+                self.report.not_run.append(f"{what}: {reason}")
+                continue
+            self.on_progress(index, len(points), what)
+            begun = time.monotonic()
+            try:
+                layer = layer or Layer(point.shape, self.device, self.report.seed or 0)
+                for row in time_point(self, point, layer):
+                    self.report.rows.append(row)
+                    self.on_row(row)
+            except torch.cuda.OutOfMemoryError as error:
+                layer = None
+                self.report.not_run.append(f"{what}: the device ran out of memory ({_first_line(error)})")
+            torch.cuda.empty_cache()
+            longest = max(longest, time.monotonic() - begun)
+        self.on_progress(len(points), len(points), "done")
+
+    def _cached(self) -> int:
+        import torch
+
+        held = torch.device(self.device)
+        return max(0, torch.cuda.memory_reserved(held))
+
+
+def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None) -> BenchReport | None:
+    """The newest recorded bench (of a capability) as a report whose label names machine and date; None
+    without one.
+
+    This is what a machine without a GPU shows. Rows keep their figures and get that label.
+    """
+    from kernelpkg.arch import Capability
+    from kernelpkg.bench import records
+
+    wanted = None if capability is None else str(Capability.parse(capability))
+    for record in records.load_records():
+        if record.kind != "bench" or wanted not in (None, record.capability):
+            continue
+        rows = [
+            dict(row) | {"label": f"{record.source}, {_on_what(row['kernel'])}"}
+            for row in record.rows
+            if kernels is None or row["kernel"] in kernels
+        ]
+        details = record.details
+        if rows:
+            return BenchReport(
+                rows=rows,
+                ceilings=dict(details.get("ceilings", {})),
+                machine=dict(
+                    details.get("machine", {"name": record.machine, "capability": record.capability})
+                ),
+                clocks=dict(details.get("clocks", {})),
+                label=record.source,
+                size=str(details.get("size", "")),
+                seed=details.get("seed"),
+                notes=list(details.get("notes", [])),
+            )
+    return None
+
+
+def row_label(kernel: str) -> str:
+    """The label of a row measured now: who, and on what."""
+    return f"measured here, {_on_what(kernel)}"
+
+
+def _on_what(kernel: str) -> str:
+    return "stand-in" if kernel in STANDS_FOR else "this capability"
+
+
+def _index(device: str) -> int:
+    _, _, number = device.partition(":")
+    return int(number) if number.isdigit() else 0
+
+
+def _clock_range(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Lowest and highest SM clock and power over all rows, and how many samples were discarded."""
+    found: dict[str, Any] = {}
+    for name in ("sm_mhz", "memory_mhz", "power_w", "temperature_c"):
+        values = [value for row in rows if (value := (row.get("clocks") or {}).get(name)) is not None]
+        found[name] = [min(values), max(values)] if values else None
+    found["discarded"] = sum((row.get("clocks") or {}).get("discarded", 0) for row in rows)
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
