@@ -55,9 +55,7 @@ class Capability:
                 raise ArchError(f"{value!r} has {len(value)} numbers, a capability has two; {_EXAMPLES}")
             return cls(value[0], value[1])
         if isinstance(value, int):
-            if not 10 <= value <= 999:
-                raise ArchError(f"{value} is not a capability number such as 90 or 121; {_EXAMPLES}")
-            return cls(*divmod(value, 10))
+            return cls._from_number(value)
         if isinstance(value, float):
             # A YAML or papermill parameter 12.1 arrives as a float; its text is exact for one decimal.
             value = str(value)
@@ -67,7 +65,7 @@ class Capability:
         if match := _DOTTED.fullmatch(text):
             return cls(int(match[1]), int(match[2]))
         if match := _NUMBER.fullmatch(text):
-            return cls(*divmod(int(match[1]), 10))
+            return cls._from_number(int(match[1]))
         # Imported late: the device table is made of capabilities.
         from kernelpkg.arch.devices import capability_of_name
 
@@ -75,6 +73,13 @@ class Capability:
         if known is None:
             raise ArchError(f"{value!r} is neither a capability nor a device this package knows; {_EXAMPLES}")
         return known
+
+    @classmethod
+    def _from_number(cls, number: int) -> Capability:
+        # 12 would read as 1.2, and whoever writes it means the family.
+        if not 50 <= number <= 999:
+            raise ArchError(f"{number} is not a capability number such as 90 or 121; {_EXAMPLES}")
+        return cls(*divmod(number, 10))
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}"
