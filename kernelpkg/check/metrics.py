@@ -1,0 +1,129 @@
+"""The two metrics of a case and their bounds, each derived from the arithmetic of the kernel.
+
+relative_error: ||out - ref|| / ||ref|| (Frobenius), which sees errors spread over the matrix.
+worst_element: the largest |out - ref| as a multiple of what that one element is allowed, bound 1, which sees
+one wrong tile, one wrong column, one wrong group.
+
+`ref` is float64, from the dequantised operands. NaN and infinities must stand where they stand in the
+reference (rounded to the output's dtype); an element that is NaN or infinite where it should not be, or the
+reverse, makes both metrics infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernelpkg.check.cases import Case
+from kernelpkg.ops.kernels import Kernel
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Significant bits of the output, the leading one included. Rounding to nearest errs by at most 2^-p of the
+# value.
+_SIGNIFICANT_BITS = {"bf16": 8, "fp16": 11}
+# The smallest subnormal, halved: what rounding errs near zero. bfloat16's is below everything that occurs.
+_SMALLEST_STEP = {"bf16": 2.0**-134, "fp16": 2.0**-25}
+# Halfway between float16's largest value and the next that would follow: from here on rounding gives
+# infinity.
+_FP16_OVERFLOW = 65520.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """relative: of relative_error. unit: the output's rounding, as a part of |ref|. sums: the rounding of the
+    sums, as a part of |ref| + spread. step: the smallest step near zero."""
+
+    relative: float
+    unit: float
+    sums: float
+    step: float
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """The two metrics of one output."""
+
+    relative_error: float
+    worst_element: float
+
+    def worse(self, other: Errors) -> Errors:
+        """The larger of each."""
+        return Errors(
+            max(self.relative_error, other.relative_error), max(self.worst_element, other.worst_element)
+        )
+
+
+def bounds_for(entry: Kernel, case: Case, device: torch.device) -> Bounds:
+    """The bounds of a case.
+
+    Output: rounding to nearest errs by at most 2^-p |ref|. Spread evenly over half a step, the root mean
+    square is at most 2^-(p-1) / sqrt(12) of the value (1.66e-3 is what one sees in bfloat16, 2.26e-3 the most
+    there can be); a small output is a small sample of that, hence three standard deviations of a mean of
+    `count` squares on top.
+
+    Sums: see `_sum_rounding`. Scales and bias are applied in float32 and add nothing that shows beside these.
+    A scale that is 2 % wrong moves its elements by five times a bfloat16 rounding and is seen by
+    worst_element.
+    """
+    bits = _SIGNIFICANT_BITS[case.dtype]
+    count = max(1, case.m * case.n)
+    output = 2.0 ** (1 - bits) / math.sqrt(12) * (1 + 3 / math.sqrt(2 * count))
+    sums = _sum_rounding(entry, case, device)
+    return Bounds(math.hypot(output, sums), 2.0**-bits, sums, _SMALLEST_STEP[case.dtype])
+
+
+def _sum_rounding(entry: Kernel, case: Case, device: torch.device) -> float:
+    """How far the rounding of partial sums may move an element, as a part of |ref| + spread.
+
+    `spread` is sqrt(sum of (a w)^2), the size that partial sums of products with random signs reach.
+
+    CPU reference: float32 within 128 products, float64 above: 2^-24 for each of 128 steps, all in one
+    direction. 16-bit MMA (emulated FP8 too): float32 accumulators that tensor cores truncate rather than
+    round, so the errors point one way: 2^-23 of the partial sum for each 16 along K, doubled for the partial
+    sums' excursions, and eight steps more for the K-split and the scaling.
+    FP8 MMA: the adder keeps about 13 bits below its largest term, again truncating. Marlin takes the sum out
+    every 128 along K (four steps); scaled_mm with fast accumulation leaves it in for the whole of K. Random
+    partial sums cross zero and grow as sqrt(K), so on average two thirds of the full sum is what each of K /
+    32 steps truncates.
+    """
+    if device.type == "cpu":
+        return 128 * 2.0**-24
+    if not entry.fp8_mma or entry.evidence is not None:
+        return 2 * (case.k / 16 + 8) * 2.0**-23
+    if entry.family == "marlin":
+        return 4 * 2.0**-13
+    return (case.k / 32 + 4) * 2.0**-13
+
+
+def compare(out: Tensor, ref: Tensor, spread: Tensor, bounds: Bounds, dtype: torch.dtype) -> Errors:
+    """The metrics of `out` against `ref`, float64 of the same shape; spread as in `_sum_rounding`.
+
+    A wrong shape or dtype is an infinite error.
+    """
+    if out.shape != ref.shape or out.dtype != dtype:
+        return Errors(math.inf, math.inf)
+    if ref.numel() == 0:
+        return Errors(0.0, 0.0)
+    allowed = bounds.unit * ref.abs() + bounds.sums * (ref.abs() + spread) + bounds.step
+    got = out.double()
+    expect_infinite = ref.isinf()
+    undecided = torch.zeros_like(expect_infinite)
+    if dtype == torch.float16:
+        expect_infinite = ref.abs() >= _FP16_OVERFLOW
+        undecided = ref.isfinite() & ((ref.abs() - _FP16_OVERFLOW).abs() <= allowed)
+    infinite = expect_infinite & (got == torch.where(ref > 0, math.inf, -math.inf))
+    as_expected = torch.where(
+        ref.isnan(), got.isnan(), torch.where(expect_infinite, infinite, got.isfinite())
+    )
+    if not bool((as_expected | undecided).all()):
+        return Errors(math.inf, math.inf)
+    finite = ref.isfinite() & ~expect_infinite & ~undecided & got.isfinite()
+    error = torch.where(finite, (got - ref).abs(), 0.0)
+    norm = float(torch.where(finite, ref, 0.0).norm())
+    total = float(error.norm())
+    worst = float(torch.where(finite, error / allowed, 0.0).max())
+    return Errors(total / norm if norm else (math.inf if total else 0.0), worst)

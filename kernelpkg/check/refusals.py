@@ -1,0 +1,224 @@
+"""Bad input: every call here must be refused with one sentence that names what was wrong; then nothing was
+computed.
+
+A row's value is 0 where the call was refused as it should be and 1 where it was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernelpkg.check.cases import Case
+from kernelpkg.check.operands import Problem, make_problem, operator
+from kernelpkg.errors import KernelpkgError
+from kernelpkg.gates import GateRefusal
+from kernelpkg.ops import functional
+from kernelpkg.ops.kernels import Kernel
+from kernelpkg.ops.packed import pack_marlin_weight
+
+_FP8 = torch.float8_e4m3fn
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call that must be refused. expect: what the sentence must say."""
+
+    id: str
+    expect: str
+    call: Callable[[], Any]
+
+
+def missed(refusal: Refusal) -> str | None:
+    """None where it was refused as it should be, else what happened instead."""
+    try:
+        refusal.call()
+    except (ValueError, RuntimeError, NotImplementedError, KernelpkgError) as error:
+        text = str(error)
+        if refusal.expect not in text:
+            return f"refused without saying {refusal.expect!r}: {text}"
+        if "\n" in text:
+            return f"the refusal is more than one line: {text}"
+        return None
+    return "was not refused"
+
+
+def refusals_for(entry: Kernel, device: torch.device) -> tuple[Refusal, ...]:
+    """The bad calls of one kernel."""
+    if entry.family == "repack":
+        return tuple(_repack(device))
+    if entry.family == "marlin":
+        return tuple(_marlin(entry, device))
+    return tuple(_scaled_mm(entry, device))
+
+
+def gate_refusals(entry: Kernel, device: torch.device) -> tuple[Refusal, ...]:
+    """For a kernel whose gate does not admit the device: the function and the bare operator both refuse."""
+    problem = make_problem(entry, _base(entry), device)
+    inputs = problem.inputs
+
+    def function() -> Tensor:
+        if entry.family == "scaled_mm":
+            return functional.cutlass_scaled_mm(
+                inputs["a"],
+                inputs["b"],
+                inputs["a_scales"],
+                inputs["b_scales"],
+                problem.dtype,
+                inputs["bias"],
+            )
+        levels = torch.zeros(problem.case.k // 8, problem.case.n, dtype=torch.int32, device=device)
+        assert inputs["b_scales"] is not None
+        weight = pack_marlin_weight(levels, inputs["b_scales"], "u4b8", problem.case.group_size, "fp8")
+        return functional.marlin_gemm(inputs["a"], weight, inputs["a_scales"], inputs["bias"])
+
+    def only_gate() -> None:
+        try:
+            function()
+        except GateRefusal as refusal:
+            raise refusal from None
+        except Exception as error:
+            raise RuntimeError(f"{type(error).__name__} where a GateRefusal was due: {error}") from error
+
+    return (
+        Refusal("gate-function", "refuses capability", only_gate),
+        Refusal("gate-operator", str(functional.device_capability(device.index or 0)), problem.run),
+    )
+
+
+def _base(entry: Kernel) -> Case:
+    if entry.family == "marlin":
+        return Case("marlin", 5, 128, 256, "bf16", 128, bias=True)
+    return Case("scaled_mm", 5, 64, 128, "bf16", token=True, channel=True, bias=True)
+
+
+def _shifted(x: Tensor) -> Tensor:
+    """The same values, starting one element past an aligned address."""
+    buffer = torch.empty(x.numel() + 1, dtype=x.dtype, device=x.device)
+    moved = buffer[1:].view(x.shape)
+    moved.copy_(x)
+    return moved
+
+
+def _wide_rows(x: Tensor) -> Tensor:
+    """The same values in rows one element further apart."""
+    buffer = torch.empty(x.shape[0], x.shape[1] + 1, dtype=x.dtype, device=x.device)
+    buffer[:, :-1] = x
+    return buffer[:, :-1]
+
+
+def _every_other(x: Tensor) -> Tensor:
+    """The same values with a stride of 2."""
+    return torch.stack([x, x], dim=-1).reshape(*x.shape[:-1], 2 * x.shape[-1])[..., ::2]
+
+
+def _column_major(x: Tensor) -> Tensor:
+    return x.t().contiguous().t()
+
+
+def _caller(problem: Problem) -> Callable[[str, str, str, Callable[[Tensor], Tensor | None]], Refusal]:
+    """make(id, expect, name, change): the problem's call with one input changed."""
+
+    def make(id: str, expect: str, name: str, change: Callable[[Tensor], Tensor | None]) -> Refusal:
+        value = problem.inputs[name]
+        assert value is not None
+        return Refusal(id, expect, lambda: problem.call({**problem.inputs, name: change(value)}))
+
+    return make
+
+
+def _activation_refusals(problem: Problem) -> Iterator[Refusal]:
+    make = _caller(problem)
+    yield make("a-float32", "float32", "a", lambda a: a.float())
+    yield make("a-rank-3", "[M, ", "a", lambda a: a[None])
+    yield make("a-short-k", "[", "a", lambda a: a[:, :-16])
+    yield make("a-column-major", "last stride must be 1", "a", _column_major)
+    yield make("a-misaligned", "aligned to 16 bytes", "a", _shifted)
+    yield make("a-rows-misaligned", "16 bytes", "a", _wide_rows)
+    yield make("bias-float32", "bias is float32", "bias", lambda x: x.float())
+    yield make("bias-short", "bias is", "bias", lambda x: x[:-1])
+    yield make("bias-strided", "contiguous", "bias", _every_other)
+    if problem.inputs["bias"] is not None and problem.inputs["bias"].is_cuda:
+        yield make("bias-other-device", "one device", "bias", lambda x: x.cpu())
+
+
+def _marlin(entry: Kernel, device: torch.device) -> Iterator[Refusal]:
+    problem = make_problem(entry, _base(entry), device)
+    case, inputs = problem.case, problem.inputs
+    make = _caller(problem)
+    yield from _activation_refusals(problem)
+    yield make("packed-short", "b_packed is", "b_packed", lambda x: x[:-1])
+    yield make("packed-int64", "b_packed is int64", "b_packed", lambda x: x.long())
+    yield make("packed-strided", "contiguous", "b_packed", _every_other)
+    yield make("scales-float32", "b_scales is float32", "b_scales", lambda x: x.float())
+    yield make("scales-one-group", "b_scales is", "b_scales", lambda x: x[:1])
+    yield make("scales-strided", "contiguous", "b_scales", _every_other)
+    if entry.fp8_mma:
+        other = inputs["b_packed"]
+        assert other is not None
+        yield make("packed-for-16bit", "packed for 16-bit", "b_packed", lambda x: x.view(2 * x.shape[0], -1))
+        yield make("a-scales-missing", "a_scales is missing", "a_scales", lambda x: None)
+        yield make("a-scales-short", "a_scales is", "a_scales", lambda x: x[:-1])
+        yield make("a-scales-float64", "a_scales is float64", "a_scales", lambda x: x.double())
+    else:
+        if entry.weight_format == "u4b8":
+            yield make("packed-for-fp8", "packed for FP8", "b_packed", lambda x: x.view(x.shape[0] // 2, -1))
+        yield make("scales-other-16bit", "one dtype", "b_scales", lambda x: x.half())
+        ones = torch.ones(case.m, device=device)
+        yield Refusal(
+            "a-scales-unexpected", "leave it out", lambda: problem.call({**inputs, "a_scales": ones})
+        )
+        if entry.weight_format == "e4m3":
+            fp8 = {**inputs, "a": torch.zeros(case.m, case.k, device=device).to(_FP8), "a_scales": ones}
+            yield Refusal("a-fp8-weight-e4m3", "go with u4b8", lambda: problem.call(fp8))
+    op = operator(entry)
+    tensors = [inputs[name] for name in ("a", "b_packed", "b_scales", "a_scales", "bias")]
+    code = 0 if entry.weight_format == "u4b8" else 1
+    yield Refusal("weight-format-7", "weight_format is 7", lambda: op(*tensors, 7, case.n, case.k, 128))
+    yield Refusal("n-32", "size_n is 32", lambda: op(*tensors, code, 32, case.k, 128))
+    yield Refusal("k-192", "size_k is 192", lambda: op(*tensors, code, case.n, 192, 128))
+    yield Refusal("k-0", "size_k is 0", lambda: op(*tensors, code, case.n, 0, 128))
+    yield Refusal("group-64", "group_size is 64", lambda: op(*tensors, code, case.n, case.k, 64))
+
+
+def _scaled_mm(entry: Kernel, device: torch.device) -> Iterator[Refusal]:
+    problem = make_problem(entry, _base(entry), device)
+    inputs, make, op = problem.inputs, _caller(problem), operator(entry)
+    yield from (refusal for refusal in _activation_refusals(problem) if refusal.id != "a-rank-3")
+    yield make("b-bfloat16", "float8_e4m3fn", "b", lambda b: b.to(torch.bfloat16))
+    yield make("b-row-major", "column-major", "b", lambda b: b.contiguous())
+    yield make("b-columns-misaligned", "column-major", "b", lambda b: _wide_rows(b.t()).t())
+    yield make("b-misaligned", "aligned to 16 bytes", "b", lambda b: _shifted(b.t()).t())
+    yield make("b-short-n", "N is 56", "b", lambda b: b[:, :56])
+    yield make("a-rank-3", "[M, K]", "a", lambda a: a[None])
+    yield make("a-scales-short", "a_scales is", "a_scales", lambda x: x[:-1])
+    yield make("a-scales-bfloat16", "a_scales is bfloat16", "a_scales", lambda x: x.to(torch.bfloat16))
+    yield make("b-scales-short", "b_scales is", "b_scales", lambda x: x[:, :-1])
+    yield make("b-scales-strided", "contiguous", "b_scales", _every_other)
+    tensors = [inputs[name] for name in ("a", "b", "a_scales", "b_scales", "bias")]
+    yield Refusal("out-float32", "out_dtype is float32", lambda: op(*tensors, torch.float32))
+    k_8 = [inputs["a"][:, :8], inputs["b"][:8]]  # type: ignore[index]
+    yield Refusal("k-8", "K is 8", lambda: op(*k_8, *tensors[2:], torch.bfloat16))
+
+
+def _repack(device: torch.device) -> Iterator[Refusal]:
+    op = torch.ops.kernelpkg.marlin_repack
+    u4 = torch.zeros(32, 128, dtype=torch.int32, device=device)
+    e4m3 = torch.zeros(256, 128, dtype=torch.uint8, device=device)
+    yield Refusal("u4b8-uint8", "weight is uint8", lambda: op(e4m3, 0, 256, 128, False))
+    yield Refusal("u4b8-short", "weight is int32", lambda: op(u4[:-1], 0, 256, 128, False))
+    yield Refusal("e4m3-int32", "weight is int32", lambda: op(u4, 1, 256, 128, False))
+    yield Refusal("e4m3-for-fp8", "cannot be packed for FP8", lambda: op(e4m3, 1, 256, 128, True))
+    yield Refusal("strided", "contiguous", lambda: op(_column_major(u4), 0, 256, 128, False))
+    yield Refusal("misaligned", "aligned to 16 bytes", lambda: op(_shifted(u4), 0, 256, 128, False))
+    yield Refusal("n-96", "size_n is 96", lambda: op(u4[:, :96].contiguous(), 0, 256, 96, False))
+    yield Refusal("k-64", "size_k is 64", lambda: op(u4[:8], 0, 64, 128, False))
+    nan = e4m3.clone()
+    nan[3, 5] = 0x7F
+    scales = torch.ones(1, 128, dtype=torch.bfloat16, device=device)
+    yield Refusal("nan-weight", "NaN", lambda: pack_marlin_weight(nan, scales, "e4m3", -1))
+    yield Refusal("nan-scale", "NaN", lambda: pack_marlin_weight(u4, scales * torch.nan, "u4b8", -1))
