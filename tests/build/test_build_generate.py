@@ -45,7 +45,12 @@ def test_content(tmp_path):
     generate.generate("test", TARGETS, tmp_path, MEMBERS)
     assert (tmp_path / "kernelpkg_gates.h").is_file()
     assert (tmp_path / "kernelpkg_gates.cmake").is_file()
-    assert sorted(path.stem for path in (tmp_path / "instances").iterdir()) == ["mm90", "w4a8", "w4a8_e", "w8_a"]
+    assert sorted(path.stem for path in (tmp_path / "instances").iterdir()) == [
+        "mm90",
+        "w4a8",
+        "w4a8_e",
+        "w8_a",
+    ]
     assert (tmp_path / "instances" / "w8_a.cu").read_text() == MEMBERS[0].source
     text = (tmp_path / "kernelpkg_sources.cmake").read_text()
     assert "kernelpkg_cuda_library(marlin_fp8 GATE marlin_fp8\n" in text
@@ -212,5 +217,3 @@ def test_instance_budget(target):
     members = catalogue.instances_of("release", parse_targets(target))
     assert sum(member.kernel.startswith("marlin") for member in members) <= 80
     assert sum(member.kernel.startswith("scaled_mm") for member in members) <= 28
-
-

@@ -88,7 +88,10 @@ def test_waiting_ends_by_cancel_or_time(tmp_path):
     cancelled.set()
     with pytest.raises(BuildCancelled, match=f"process {other.pid}"), build_lock(tmp_path, cancel=cancelled):
         pass
-    with pytest.raises(BuildError, match="did not end within 0 s; wait"), build_lock(tmp_path, wait_seconds=0.2):
+    with (
+        pytest.raises(BuildError, match="did not end within 0 s; wait"),
+        build_lock(tmp_path, wait_seconds=0.2),
+    ):
         pass
     other.communicate()
 
