@@ -169,11 +169,9 @@ def usable_manifest(folder: Path) -> dict[str, Any] | None:
     if (read_json(folder / STATE_NAME) or {}).get("status") == "failed":
         return None
     stat, recorded = library.stat(), manifest.get("library", {})
-    # A copied wheel keeps its bytes, not its date: for it, size must do.
-    same = recorded.get("size") == stat.st_size and (
-        folder == WHEEL_FOLDER or recorded.get("mtime_ns") == stat.st_mtime_ns
-    )
-    return manifest if same else None
+    # Making a wheel strips the library and unpacking it changes its date; pip answers for it being whole.
+    same = (recorded.get("size"), recorded.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
+    return manifest if same or folder == WHEEL_FOLDER else None
 
 
 def find_library(
