@@ -185,7 +185,9 @@ def _ask(
     # The targets of both tables: what the build ships, and what a broken copy would add.
     ships = tuple(dict.fromkeys(target for gate in (*shipped, *table) for target in gate.ships))
     if layer == "device_guard":
-        return _judge_guard(table, shipped, asked, ask_device_guard(table, ships, tools, cache))
+        # Code that loads on none of the devices asked about cannot change an answer.
+        wanted = [one for one in ships if any(loads(Image("cubin", one), device).native for device in asked)]
+        return _judge_guard(table, shipped, asked, ask_device_guard(table, wanted, tools, cache))
     requested = tuple(dict.fromkeys((*TOOLKIT_TARGETS, *ships)))
     if layer == "cmake":
         lists = ask_cmake(table, requested, tools)
