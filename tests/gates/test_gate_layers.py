@@ -295,3 +295,17 @@ def test_unknown_layers_and_gates_are_refused() -> None:
         agreement(overrides={"kernel": GATES})
     with pytest.raises(UsageError, match="marlin_fp8"):
         mutated("marlin_fp4", admits=[exact("9.0")])
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", ["nvdisasm", "cuobjdump"])
+def test_either_disassembler_gives_the_same_verdicts(name: str, cache: Cache) -> None:
+    program = Path(str(TOOLS.disassembler)).parent / name
+    if not program.exists():
+        pytest.skip(f"{name} does not stand beside {TOOLS.disassembler}")
+    tools = Tools.find(disassembler=program)
+    verdicts = ask_device_guard(GATES, [Target.parse("12.0f")], tools, cache)[Target.parse("12.0f")]
+    assert {gate_id for gate_id, verdict in verdicts.items() if verdict == "alive"} == {
+        *("marlin_16bit", "marlin_fp8", "scaled_mm_sm120"),
+    }
+    assert set(verdicts.values()) == {"alive", "dead"}
