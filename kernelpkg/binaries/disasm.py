@@ -50,7 +50,7 @@ class Opcodes:
 
 
 class Cache:
-    """Opcodes by capability number and code hash, in a JSON file; one that cannot be read or written is none."""
+    """Opcodes by capability number and code hash, in a JSON file; an unreadable one counts as none."""
 
     def __init__(self, path: Path | None, disassembler: str) -> None:
         self.path = path
@@ -142,6 +142,7 @@ def _decode(nvdisasm: Path, words: dict[str, set[bytes]]) -> dict[str, tuple[dic
 
     An architecture is written 'SM120': encodings do not depend on the suffix.
     """
+    version = tool_version(nvdisasm)
     with tempfile.TemporaryDirectory(prefix="kernelpkg-") as name:
         runs = []
         for architecture, distinct in words.items():
@@ -158,13 +159,16 @@ def _decode(nvdisasm: Path, words: dict[str, set[bytes]]) -> dict[str, tuple[dic
             done = run_tool([nvdisasm, "--binary", architecture, "--no-dataflow", file])
             if done.returncode:
                 lines = (done.stderr or done.stdout).strip().splitlines()
-                return architecture, {}, f"nvdisasm failed: {lines[-1] if lines else done.returncode}"
+                why = lines[-1] if lines else f"exit code {done.returncode}"
+                if "is not defined for option" in why:
+                    why = "this architecture is too old or too new for it"
+                return architecture, {}, f"nvdisasm {version} cannot read {architecture}: {why}"
             found = {
                 part[int(address, 16) // WORD]: opcode
                 for address, opcode in _INSTRUCTION.findall(done.stdout)
             }
             if len(found) != len(part):
-                return architecture, {}, f"nvdisasm read {len(found)} of {len(part)} instruction words"
+                return architecture, {}, f"nvdisasm {version} read {len(found)} of {len(part)} words"
             return architecture, found, None
 
         decoded: dict[str, tuple[dict[bytes, str], str | None]] = {key: ({}, None) for key in words}

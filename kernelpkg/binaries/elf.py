@@ -131,7 +131,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Cubin:
-    """One image of machine code: capability number (120), suffix ('', 'a', 'f'; None: not recorded), kernels."""
+    """One image of machine code: capability number (120), suffix ('', 'a', 'f'; None: unknown), kernels."""
 
     number: int
     suffix: str | None

@@ -1,4 +1,4 @@
-"""What is in a binary: each kernel for each target, with registers, local memory, opcodes, hash and verdict."""
+"""What is in a binary: each kernel for each target, with registers, memory, opcodes, hash and verdict."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FunctionCode:
     file: name of the file it was found in. function: demangled name; symbol: as it is in the binary.
     target: '12.0f', or '12.0 unknown suffix' where the binary does not record it. kind: 'cubin' or 'ptx'.
     opcodes: counts of the telling instructions (MMA, FP8 conversion and traps with modifiers, data movement
-    by family). registers per thread (None for PTX). spills: bytes of local memory per thread, see SPILLS_NOTE.
+    by family). registers per thread (None for PTX). spills: bytes of local memory per thread (SPILLS_NOTE).
     shared_memory: bytes of static shared memory per block, see SHARED_MEMORY_NOTE. code_hash: sha256 of the
     machine code (for PTX, of the text of the entry). verdict, reason: see kernelpkg.binaries.verdict.
     instructions: how many in all. kernel, instance, declares: what the catalogue says of it, None for foreign
@@ -94,7 +94,7 @@ class FunctionCode:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a file holds: its kernels for each of their targets, and `notes`, sentences on how to read them."""
+    """What a file holds: its kernels for each of their targets, and notes on how to read them."""
 
     file: Path
     functions: tuple[FunctionCode, ...]
@@ -112,8 +112,8 @@ def inspect(
     """Reads a library, object, archive, executable, fat binary, bare cubin or PTX file. Needs no GPU.
 
     instances: catalogue instances that say what the kernels must contain; without them, a file inside one of
-    our build folders is judged by our catalogue and any other as foreign. cache_path: JSON file that remembers
-    disassembled code; None: beside the library in a build folder, no cache elsewhere.
+    our build folders is judged by our catalogue and any other as foreign. cache_path: JSON file that
+    remembers disassembled code; None: beside the library in a build folder, no cache elsewhere.
     Raises NoDeviceCode, BrokenBinary, ToolMissing.
     """
     file = Path(path)
@@ -236,7 +236,7 @@ def _ptx_functions(file: Path, image: RawImage) -> list[FunctionCode]:
 
 
 def declare(functions: Sequence[FunctionCode], instances: Sequence[Declared]) -> tuple[FunctionCode, ...]:
-    """Functions with the verdicts that follow from the instances whose `function` pattern fits their names."""
+    """Functions with the verdicts that follow from the instances whose pattern fits their names."""
     patterns = [(re.compile(instance.function), instance) for instance in instances]
     owner: dict[str, Declared | None] = {}
     result = []

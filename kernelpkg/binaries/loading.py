@@ -1,4 +1,4 @@
-"""Which code of a binary a device would run by the loading rules; and, on a device, whether it really loads."""
+"""Which code of a binary a device would run by the loading rules; on a device, whether it really loads."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def expected_verdict(instance: InstanceLike) -> str:
 
 
 def targets_of(instance: InstanceLike, requested: Iterable[object]) -> tuple[Target, ...]:
-    """The targets the instance should have in a build for `requested`: what its gate ships; evidence: 9.0a."""
+    """The targets it should have in a build for `requested`: what its gate ships; evidence: 9.0a."""
     return instances_for(EVIDENCE if instance.evidence else gate(instance.gate), requested)
 
 
@@ -61,8 +61,8 @@ def read_back(
     """Reads `library` and holds it against the instances that were built for the requested targets.
 
     targets: anything `Target.parse` reads. cache_path: JSON of disassembled code, so that only changed
-    kernels are disassembled again; by default beside the library. Raises BrokenBinary and ToolMissing; a fault
-    of the build itself is a problem in the result, never an exception.
+    kernels are disassembled again; by default beside the library. Raises BrokenBinary and ToolMissing; a
+    fault of the build itself is a problem in the result, never an exception.
     """
     path = Path(library)
     requested = tuple(Target.parse(target) for target in targets)

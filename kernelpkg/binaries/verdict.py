@@ -72,7 +72,7 @@ def explain_verdict(function: Judged, declares: str | None = None) -> tuple[str,
         raise ValueError(f"declares {declares!r} is none of 'fp8_mma', 'mma16', 'none', None")
     if function.kind == "ptx":
         return "ptx only", (
-            f"PTX for {function.target}: the driver compiles it at load, and the device decides what it becomes"
+            f"PTX for {function.target}: the driver compiles it at load; the device decides what it becomes"
         )
     if function.failure:
         return "unreadable", function.failure
