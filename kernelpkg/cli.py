@@ -74,6 +74,20 @@ def show(
     out.print(table)
 
 
+def show_devices(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print devices: JSON rows, or one column per device, since a device has more fields than a line holds."""
+    if as_json or not rows:
+        show(rows, as_json)
+        return
+    table = Table(show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    for _ in rows:
+        table.add_column(overflow="fold")
+    for field in rows[0]:
+        table.add_row(field.replace("_", " "), *(cell(row[field]) for row in rows))
+    out.print(table)
+
+
 def cell(value: Any) -> str:
     """One table cell: yes and no for booleans, four significant digits, a dash for the unknown."""
     match value:
@@ -124,10 +138,10 @@ def detect(
     from kernelpkg import arch
 
     if capability:
-        show([asdict(arch.assume(capability))], as_json)
+        show_devices([arch.assume(capability).row()], as_json)
         return
     detection = arch.detect()
-    show([asdict(device) for device in detection.devices], as_json)
+    show_devices([device.row() for device in detection.devices], as_json)
     if detection.message:
         (err if as_json else out).print(detection.message)
 
