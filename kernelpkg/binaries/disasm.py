@@ -34,11 +34,9 @@ _INSTRUCTION = re.compile(
 
 # Families whose variants matter (number formats, shapes) are kept with all modifiers.
 _IN_FULL = re.compile(r"[A-Z]*MMA\b|F2FP\b|BPT\b")
-# Families counted under their bare name: how data gets to the tensor cores, local memory, reductions, calls.
-_BY_FAMILY = re.compile(
-    r"(?:LDSM|STSM|MOVM|LDTM|STTM|LDGSTS|UBLKCP|UTMA\w+|UTCCP|SYNCS|LDG|STG|LDS|STS|LDL|STL"
-    r"|RED|REDG|REDAS|ATOM|ATOMG|ATOMS|BAR|I2F|I2FP|PRMT|LOP3|CALL)\b"
-)
+# Families counted under their bare name: how data gets to the tensor cores (matrix loads, asynchronous and
+# bulk copies, tensor memory) and local memory. Plain loads and arithmetic say nothing about a kernel's kind.
+_BY_FAMILY = re.compile(r"(?:LDSM|STSM|MOVM|LDTM|STTM|UTCCP|LDGSTS|UBLKCP|UTMA\w+|LDL|STL)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +190,7 @@ def _count(words: Counter[bytes], meanings: dict[bytes, str]) -> Opcodes:
 
 
 def telling(counts: Counter[str]) -> dict[str, int]:
-    """The opcodes worth keeping, by name: MMA, FP8 conversion and trap in full, data movement by family."""
+    """The opcodes worth keeping, by name: MMA, conversion and trap in full, the way to the MMA by family."""
     kept: Counter[str] = Counter()
     for opcode, count in counts.items():
         if _IN_FULL.match(opcode):
