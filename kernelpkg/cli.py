@@ -67,7 +67,7 @@ def show(
     table = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
     columns = columns or tuple(rows[0])
     for column in columns:
-        numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
+        numeric = all(type(row.get(column)) in (int, float, type(None)) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(cell(row.get(column)) for column in columns))
@@ -75,7 +75,7 @@ def show(
 
 
 def show_devices(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print devices: JSON rows, or one column per device, since a device has more fields than a line holds."""
+    """Print devices: JSON rows, or one column each, since a device has more fields than a line holds."""
     if as_json or not rows:
         show(rows, as_json)
         return
@@ -180,7 +180,9 @@ def gates(
     if as_json or capability:
         show(rows, as_json, ("gate", "admits", "reason") if not as_json else ())
         return
-    table = Table("gate", *map(str, asked), header_style="bold", pad_edge=False)
+    table = Table(
+        "gate", *map(str, asked), header_style="bold", pad_edge=False, box=None, padding=(0, 1, 0, 0)
+    )
     for gate in gate_table.GATES:
         marks = ("[green]yes[/]" if gate.ask(one).admitted else "[red]no[/]" for one in asked)
         table.add_row(gate.id, *marks)
