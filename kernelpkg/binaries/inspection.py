@@ -47,11 +47,12 @@ class FunctionCode:
     file: name of the file it was found in. function: demangled name; symbol: as it is in the binary.
     target: '12.0f', or '12.0 unknown suffix' where the binary does not record it. kind: 'cubin' or 'ptx'.
     opcodes: counts of the telling instructions (MMA, FP8 conversion and traps with modifiers; matrix loads,
-    asynchronous copies and local memory by family). registers per thread (None for PTX). spills: bytes of local memory per thread (SPILLS_NOTE).
-    shared_memory: bytes of static shared memory per block, see SHARED_MEMORY_NOTE. code_hash: sha256 of the
-    machine code (for PTX, of the text of the entry). verdict, reason: see kernelpkg.binaries.verdict.
-    instructions: how many in all. kernel, instance, declares: what the catalogue says of it, None for foreign
-    code. failure: why the disassembler could not read it, empty if it could.
+    asynchronous copies and local memory by family). registers per thread (None for PTX). spills: bytes of
+    local memory per thread (SPILLS_NOTE). shared_memory: bytes of static shared memory per block
+    (SHARED_MEMORY_NOTE). code_hash: sha256 of the machine code (for PTX, of the text of the entry). verdict,
+    reason: see kernelpkg.binaries.verdict. instructions: how many in all. kernel, instance, declares: what the
+    catalogue says of it, None for foreign code. failure: why the disassembler could not read it, empty if it
+    could.
     """
 
     file: str
