@@ -50,9 +50,9 @@ class FunctionCode:
     asynchronous copies and local memory by family). registers per thread (None for PTX). spills: bytes of
     local memory per thread (SPILLS_NOTE). shared_memory: bytes of static shared memory per block
     (SHARED_MEMORY_NOTE). code_hash: sha256 of the machine code (for PTX, of the text of the entry). verdict,
-    reason: see kernelpkg.binaries.verdict. instructions: how many in all. kernel, instance, declares: what the
-    catalogue says of it, None for foreign code. failure: why the disassembler could not read it, empty if it
-    could.
+    reason: see kernelpkg.binaries.verdict. instructions: how many in all. kernel, instance, declares: what
+    the catalogue says of it, None for foreign code. failure: why the disassembler could not read it, empty
+    if it could.
     """
 
     file: str
