@@ -36,14 +36,15 @@ CHECKED_ROWS = 64
 class Contender:
     """What is timed at a point: a kernel of ours in one variant, or a peer (kernel None).
 
-    launches: one call per operand set. expected: rows of the output of a set in float64, None for a peer.
+    launches: one call per operand set. expected: for a set and some rows, the float64 reference of those rows
+    and its spread (see kernelpkg.check.metrics); None for a peer.
     """
 
     name: str
     kernel: str | None
     variant: str
     launches: tuple[Callable[[], Tensor], ...]
-    expected: Callable[[int, Tensor], Tensor] | None
+    expected: Callable[[int, Tensor], tuple[Tensor, Tensor]] | None
 
 
 def by_columns(weight: Tensor, quantise: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -210,14 +211,15 @@ def _marlin(
     quantised, scales = layer.quantised(f"{form}/{variant}")
     group = GROUP if variant == "g128" else -1
 
-    def expected(index: int, rows: Tensor) -> Tensor:
+    def expected(index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         a, a_scales = operands(index)
-        chosen = None if a_scales is None else a_scales[rows]
-        return _by_columns(
+        values = _rows(a, rows).double()
+        if a_scales is not None:
+            values *= a_scales[rows].double()
+        return _product(
+            values,
             point.shape.n,
-            lambda at: reference.marlin_gemm_reference(
-                _rows(a, rows), reference.dequantize(quantised[:, at], scales[:, at], form, group), chosen
-            ),
+            lambda at: reference.dequantize(quantised[:, at], scales[:, at], form, group),
         )
 
     launches = tuple(launch(index) for index in range(count))
@@ -238,13 +240,14 @@ def _scaled_mm(
             return lambda: operator(a, b, scale_a, scale_b, None, torch.bfloat16)
         return lambda: ops.cutlass_scaled_mm(a, b, scale_a, scale_b, torch.bfloat16)
 
-    def expected(index: int, rows: Tensor) -> Tensor:
+    def expected(index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         a, scale_a = pool.quantised(index, variant)
-        chosen = scale_a if scale_a.numel() == 1 else scale_a[rows]
-        return _by_columns(
+        values = _rows(a, rows).double() * (scale_a if variant == "tensor" else scale_a[rows]).double()
+        return _product(
+            values,
             point.shape.n,
-            lambda at: reference.scaled_mm_reference(
-                _rows(a, rows), weights[0][:, at], chosen, scale_b if variant == "tensor" else scale_b[:, at]
+            lambda at: (
+                weights[0][:, at].double() * (scale_b if variant == "tensor" else scale_b[:, at]).double()
             ),
         )
 
@@ -282,8 +285,15 @@ def _rows(a: Tensor, rows: Tensor) -> Tensor:
     return a[rows]
 
 
-def _by_columns(n: int, part: Callable[[slice], Tensor]) -> Tensor:
-    return torch.cat([part(slice(at, min(at + COLUMNS, n))) for at in range(0, n, COLUMNS)], dim=1)
+def _product(a: Tensor, n: int, weight: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
+    """a @ weight and the square root of a**2 @ weight**2, a few thousand columns at a time; all float64."""
+    sums, spreads = [], []
+    squared = a.square()
+    for start in range(0, n, COLUMNS):
+        part = weight(slice(start, min(start + COLUMNS, n)))
+        sums.append(a @ part)
+        spreads.append((squared @ part.square_()).sqrt_())
+    return torch.cat(sums, dim=1), torch.cat(spreads, dim=1)
 
 
 def checked_rows(m: int, device: torch.device | str, generator: torch.Generator | None = None) -> Tensor:

@@ -32,7 +32,7 @@ def time_point(run: Any, point: Point, layer: Layer) -> Iterator[dict[str, Any]]
             line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             run.report.not_run.append(f"{what} {name}: {line}")
     verifiers = {
-        name: verify.Verifier(entries[name], graph)
+        name: verify.Verifier(entries[name], graph, point)
         for name, graph in graphs.items()
         if entries[name].expected is not None
     }

@@ -1,89 +1,105 @@
-"""The correctness gate of a timing: the very graph that is timed, replayed over poisoned outputs."""
+"""The correctness gate of a timing: the very graph that is timed, replayed over poisoned outputs.
+
+Metrics and bounds are those of kernelpkg.check.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from kernelpkg.bench.operands import Contender, checked_rows
+from kernelpkg.bench.shapes import GROUP, Point
 from kernelpkg.bench.timing import Clock, Graph
-
-# Relative error ||out - ref|| / ||ref|| of a 16-bit output (bf16 rounding alone is 1.7e-3), and the largest
-# single error over the reference's root mean square, so that one wrong tile is seen.
-RELATIVE_BOUND = 1e-2
-LARGEST_BOUND = 0.15
+from kernelpkg.check.cases import Case
+from kernelpkg.check.metrics import Bounds, bounds_for, compare
+from kernelpkg.ops.kernels import kernel as kernel_entry
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Errors of one replay. unwritten: elements that still held the poison, or came out not finite."""
+    """Errors of one replay, the worst over the outputs looked at; see kernelpkg.check.metrics.
 
-    relative: float
-    largest: float
+    unwritten: elements, over all rows, that still held the poison or came out not finite. bound: of
+    relative_error; that of worst_element is 1.
+    """
+
+    relative_error: float
+    worst_element: float
     unwritten: int
+    bound: float
 
     @property
     def passed(self) -> bool:
         """Whether all three hold; a NaN never does."""
-        return self.unwritten == 0 and self.relative <= RELATIVE_BOUND and self.largest <= LARGEST_BOUND
+        return self.unwritten == 0 and self.relative_error <= self.bound and self.worst_element <= 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types; an error that is not finite becomes None."""
+        return {
+            "relative_error": self.relative_error if math.isfinite(self.relative_error) else None,
+            "worst_element": self.worst_element if math.isfinite(self.worst_element) else None,
+            "unwritten": self.unwritten,
+            "relative_bound": self.bound,
+        }
 
 
-def compare(out: Tensor, expected: Tensor, rows: Tensor) -> Verdict:
-    """`out` [M, N] against float64 `expected`, which holds the rows named by `rows`."""
-    difference = out[rows].double() - expected
-    scale = expected.norm()
-    root_mean_square = scale / expected.numel() ** 0.5
-    return Verdict(
-        relative=float(difference.norm() / scale),
-        largest=float(difference.abs().max() / root_mean_square),
-        unwritten=int((~out.isfinite()).sum()),
+def case_of(point: Point, kernel: str, variant: str) -> Case:
+    """The case of the check that a timed point is, for its bounds."""
+    return Case(
+        "marlin" if kernel.startswith("marlin") else "scaled_mm",
+        point.m,
+        point.shape.n,
+        point.shape.k,
+        group_size=GROUP if variant == "g128" else -1,
+        token=variant == "token_channel",
+        channel=variant == "token_channel",
     )
 
 
 class Verifier:
     """Checks one contender's graph before and after timing, against references computed once."""
 
-    def __init__(self, contender: Contender, graph: Graph):
-        if contender.expected is None:
+    def __init__(self, contender: Contender, graph: Graph, point: Point):
+        if contender.expected is None or contender.kernel is None:
             raise ValueError(f"{contender.name} is a peer, it has no reference here")
         self.graph = graph
-        self.rows: dict[int, Tensor] = {}
-        self.expected: dict[int, Tensor] = {}
+        self.compared = []
+        bounds: Bounds | None = None
         for index, out in graph.kept.items():
-            self.rows[index] = checked_rows(out.shape[0], out.device)
-            self.expected[index] = contender.expected(index, self.rows[index])
+            rows = checked_rows(out.shape[0], out.device)
+            reference, spread = contender.expected(index, rows)
+            if bounds is None:
+                case = case_of(point, contender.kernel, contender.variant)
+                bounds = bounds_for(kernel_entry(contender.kernel), case, out.device)
+            self.compared.append((out, rows, reference, spread, bounds))
 
     def check(self, clock: Clock) -> Verdict:
         """Fill the kept outputs with NaN, replay, compare; the worst over the kept outputs."""
-        for out in self.graph.kept.values():
+        for out, *_ in self.compared:
             out.fill_(float("nan"))
         self.graph.replay()
         clock.synchronize()
-        found = [
-            compare(out, self.expected[index], self.rows[index]) for index, out in self.graph.kept.items()
-        ]
-        # A NaN is the worst of all and would get lost in max().
+        found = []
+        for out, rows, reference, spread, bounds in self.compared:
+            errors = compare(out[rows], reference, spread, bounds, out.dtype)
+            unwritten = int((~out.isfinite()).sum())
+            found.append(Verdict(errors.relative_error, errors.worst_element, unwritten, bounds.relative))
         return Verdict(
-            relative=_worst(verdict.relative for verdict in found),
-            largest=_worst(verdict.largest for verdict in found),
-            unwritten=sum(verdict.unwritten for verdict in found),
+            max(verdict.relative_error for verdict in found),
+            max(verdict.worst_element for verdict in found),
+            sum(verdict.unwritten for verdict in found),
+            found[0].bound,
         )
 
 
-def _worst(values: Any) -> float:
-    listed = list(values)
-    return float("nan") if any(value != value for value in listed) else max(listed)
-
-
 def as_row(before: Verdict, after: Verdict | None) -> dict[str, Any]:
-    """The `correct` column of a bench row: both verdicts with their bounds."""
-    verdicts: Mapping[str, Verdict | None] = {"before": before, "after": after}
+    """The `correct` column of a bench row: both verdicts; `after` is None where a wrong result was not
+    timed.
+    """
     return {
-        "passed": all(verdict is not None and verdict.passed for verdict in verdicts.values()),
-        "relative_bound": RELATIVE_BOUND,
-        "largest_bound": LARGEST_BOUND,
-        **{name: None if verdict is None else asdict(verdict) for name, verdict in verdicts.items()},
+        "passed": before.passed and after is not None and after.passed,
+        "before": before.as_dict(),
+        "after": None if after is None else after.as_dict(),
     }

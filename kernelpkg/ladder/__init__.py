@@ -3,7 +3,7 @@
 Importing it imports no torch; `explain(..., live=True)` does.
 """
 
-from kernelpkg.ladder.explain import KERNELS, brief, explain
+from kernelpkg.ladder.answers import KERNELS, brief, explain
 from kernelpkg.ladder.requirement import Requirement, parse_requirement, require
 from kernelpkg.ladder.rung import RUNGS, STATUSES, Label, Rung, by_kernel
 from kernelpkg.ladder.thresholds import Floor, Held, floors, hold

@@ -8,7 +8,7 @@ from typing import Any
 
 from kernelpkg.arch import Capability
 from kernelpkg.errors import CheckFailed, NothingRan, UsageError
-from kernelpkg.ladder.explain import explain
+from kernelpkg.ladder.answers import explain
 from kernelpkg.ladder.rung import RUNGS, Rung
 
 # The weakest label that satisfies, by its name; see Label.level. 'any' asks for no measurement, which is

@@ -1,0 +1,157 @@
+"""Plans, the work of a call, limits, projections and the memory guard: arithmetic alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from kernelpkg import bench
+from kernelpkg.bench import ceilings, machine, projection, shapes
+from kernelpkg.bench.peers import peer_ratios, peer_table
+from kernelpkg.errors import NothingRan, UsageError
+
+GIB = 2**30
+
+
+def test_llama_shapes() -> None:
+    by_name = {shape.name: (shape.k, shape.n) for shape in bench.SHAPES}
+    assert by_name["8B.gate_up"] == (4096, 28672) and by_name["70B.down"] == (28672, 8192)
+    assert len(by_name) == 8 and bench.MS[0] == 1 and bench.MS[-1] == 4096
+
+
+@pytest.mark.parametrize("given", ["8B.gate_up", "8b.GATE_UP", "4096x28672", (4096, 28672), [4096, 28672]])
+def test_a_shape_by_any_name(given: object) -> None:
+    assert shapes.shape_of(given).name == "8B.gate_up"
+
+
+@pytest.mark.parametrize("given", ["9B.gate_up", "4096", (4096, 100), (100, 64), 7, (1, 2, 3)])
+def test_a_shape_that_is_none_is_refused_with_the_names(given: object) -> None:
+    with pytest.raises(UsageError, match=r"multiple|8B\.qkv"):
+        shapes.shape_of(given)
+
+
+def test_the_first_floors_run_first() -> None:
+    points = shapes.plan(("marlin_w8a16", "scaled_mm_sm90"), shapes.SIZES["default"])
+    assert [(point.shape.name, point.m) for point in points[:2]] == [("8B.gate_up", 16), ("8B.gate_up", 4096)]
+    assert points[0].kernels == (
+        ("marlin_w8a16", "channel"),
+        ("scaled_mm_sm90", "token_channel"),
+        ("scaled_mm_sm90", "tensor"),
+    )
+    full = shapes.plan(("marlin_w8a16",), shapes.SIZES["full"])
+    assert {point.m for point in full} == set(bench.MS) and len(full) == 8 * 13
+    assert full[0].kernels == (("marlin_w8a16", "channel"), ("marlin_w8a16", "g128"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"kernels": ("nothing",)}, {"ms": (0,)}, {"ms": ("16",)}, {"shapes": ("x",)}]
+)
+def test_wrong_arguments_are_refused_before_any_device(arguments: dict) -> None:
+    with pytest.raises(UsageError):
+        bench.run(**arguments)
+    with pytest.raises(UsageError, match="tiny, default, full"):
+        bench.run(size="huge")
+
+
+def test_work_of_a_decode_step() -> None:
+    need = shapes.work("marlin_w8a16", "channel", 16, 28672, 4096)
+    assert need.stream_bytes == 28672 * 4096 + 28672 * 2
+    assert need.total_bytes == need.stream_bytes + 16 * 4096 * 2 + 16 * 28672 * 2
+    assert (need.flops, need.flop_kind) == (2 * 16 * 28672 * 4096, "bf16")
+    four = shapes.work("marlin_w4a8_fp8", "g128", 16, 28672, 4096)
+    assert four.stream_bytes == 28672 * 4096 // 2 + 32 * 28672 * 2 and four.flop_kind == "fp8"
+    per_tensor = shapes.work("scaled_mm_sm90", "tensor", 1, 64, 128)
+    assert per_tensor.stream_bytes == 64 * 128 + 4
+
+
+def test_the_binding_limit_is_named() -> None:
+    assert ceilings.limit_of(4_000_000_000, 10**9, 4000.0, 800.0) == (1000.0, "memory")
+    time, limit = ceilings.limit_of(10**6, 8 * 10**14, 4000.0, 800.0)
+    assert limit == "compute" and time == pytest.approx(1e6)
+    assert ceilings.limit_of(10**6, 1, None, None) == (None, None)
+    assert ceilings.limit_of(4000, 10**9, 4000.0, None) == (0.001, "memory")
+
+
+def test_ceilings_by_size_fall_back_to_the_large_one() -> None:
+    found = ceilings.Ceilings(read_gbps=4300.0, read_by_mib={112: 4100.0}, bf16_tflops=790.0)
+    assert found.read_for(112 * 2**20 + 57344) == 4100.0 and found.read_for(16 * 2**20) == 4300.0
+    assert found.tflops_for("bf16") == 790.0 and found.tflops_for("fp8") is None
+
+
+def test_a_slow_machine_is_said() -> None:
+    slow = ceilings.Ceilings(read_gbps=70.0, copy_gbps=200.0, read_after_gbps=50.0)
+    notes = " ".join(ceilings.health(slow, {"name": "NVIDIA GB10"}))
+    assert "within the run" in notes and "slow state" in notes and "273" in notes
+    fine = ceilings.Ceilings(read_gbps=230.0, copy_gbps=220.0, read_after_gbps=229.0)
+    assert ceilings.health(fine, {"name": "NVIDIA GB10"}) == []
+    assert ceilings.health(fine, {"name": "some unknown card"}) == []
+
+
+def test_projection_of_a_device_that_is_not_here() -> None:
+    found = bench.project("marlin_w8a16", 16, 28672, 4096, "DGX Spark")
+    assert (found.capability, found.limit, found.label) == ("12.1", "memory", "projected (nobody measured)")
+    assert found.microseconds == pytest.approx(118_546_432 / 273e9 * 1e6, rel=1e-3)
+    prefill = bench.project("scaled_mm_sm120", 4096, 28672, 4096, "12.1")
+    assert prefill.limit == "compute" and "derived" in prefill.basis
+    four = bench.project("marlin_w4a16", 1, 28672, 4096, "12.1")
+    assert found.microseconds / four.microseconds > 1.8
+
+
+def test_projection_says_what_it_does_not_know() -> None:
+    thor = bench.project("marlin_w8a16", 16, 28672, 4096, "11.0")
+    assert thor.teraflops is None and "rate unknown" in thor.basis and thor.limit == "memory"
+    with pytest.raises(UsageError, match=r"13\.0"):
+        bench.project("marlin_w8a16", 16, 28672, 4096, "13.0")
+    with pytest.raises(UsageError, match="nothing"):
+        bench.project("nothing", 16, 28672, 4096, "12.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("L40S", "L40S"), ("L4", "L4"), ("GeForce RTX 5090", "RTX 5090"), ("A10", "A10")]
+)
+def test_tensor_rates_by_whole_words(name: str, key: str) -> None:
+    assert projection.rates_of(name) is projection.TENSOR_RATES[key]
+    assert projection.rates_of("GeForce RTX 3090") is None
+
+
+def test_projected_rows_read_like_bench_rows() -> None:
+    (row,) = bench.project_rows(("marlin_w8a16",), ("8B.gate_up",), (16,), "12.1")
+    assert row["label"] == projection.LABEL and row["microseconds"]["n"] == 0
+    assert {"kernel", "shape", "m", "n", "k", "peers", "ceilings", "percent_of_limit"} <= row.keys()
+
+
+def test_the_memory_guard() -> None:
+    assert machine.shortage(GIB, 2 * GIB, integrated=False) is None
+    assert "may be used" in machine.shortage(3 * GIB, 2 * GIB, integrated=False)
+    sentence = machine.shortage(3 * GIB, 2 * GIB, integrated=True)
+    assert "would leave 7.0 GiB" in sentence and "8 GiB stay free" in sentence
+
+
+def test_peers_travel_as_ratios() -> None:
+    table = peer_table()
+    assert len(table["rows"]) == 57 and "another NVIDIA H200" in table["label"]
+    ratios = peer_ratios(4096, 28672, 16)
+    assert ratios["vllm_marlin_w8a16"] == pytest.approx(38.57 / 57.05, abs=1e-4)
+    assert all(0 < value < 6 for row in table["rows"] for value in row["ratio_to_bf16"].values())
+    assert peer_ratios(1, 1, 1) == {} and not any("microseconds" in row for row in table["rows"])
+
+
+def test_importing_needs_no_torch() -> None:
+    code = (
+        "import sys, kernelpkg.bench, kernelpkg.ladder as l; l.explain('12.1', records=()); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_without_a_device_it_says_so() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here: this is about machines without one")
+    with pytest.raises(NothingRan, match="Nothing was timed"):
+        bench.run(size="tiny")
+    with pytest.raises(NothingRan, match="given the device 'cpu'"):
+        bench.run(size="tiny", device="cpu")
