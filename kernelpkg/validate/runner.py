@@ -144,7 +144,7 @@ def _run_one(
     """One notebook into the stage; its row."""
     name = source.stem
     results = stage / "results"
-    given = {k: v for k, v in wanted.items() if k in _declared(source)}
+    given = {k: v for k, v in wanted.items() if k in declared(source)}
     at = [0, 0]
     tell(0, 0, "", "starting")
 
@@ -232,7 +232,7 @@ def _find(name: str | os.PathLike[str]) -> Path:
     return notebooks_folder() / f"{matches[0]}.ipynb"
 
 
-def _declared(source: Path) -> set[str]:
+def declared(source: Path) -> set[str]:
     """The names that the notebook's cell tagged 'parameters' assigns."""
     import ast
 
@@ -250,7 +250,7 @@ def _declared(source: Path) -> set[str]:
 
 def _require_known(wanted: Mapping[str, Any], named: Mapping[str, Any], sources: Sequence[Path]) -> None:
     """A parameter the user named that no chosen notebook has is a mistyped name."""
-    known = set().union(*map(_declared, sources))
+    known = set().union(*map(declared, sources))
     unknown = sorted(set(named) - known)
     if unknown:
         raise UsageError(

@@ -27,8 +27,8 @@ SIZES = ("tiny", "default", "full")
 class Workbook:
     """One run of one notebook.
 
-    device: the device asked about, found here or assumed. live: it is here, so kernels run on it.
-    message: why no device is here, or None. size: 'tiny', 'default' or 'full'.
+    device: the device asked about, found here or assumed. live: it is here, so kernels run on it. found: all
+    devices here. message: why none is here, or None. size: 'tiny', 'default' or 'full'.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Workbook:
     live: bool
     message: str | None
     size: str
+    found: tuple[Any, ...] = ()
     results_dir: Path | None = None
     verdicts: list[dict[str, str]] = field(default_factory=list)
     rungs: list[dict[str, Any]] = field(default_factory=list)
@@ -50,17 +51,26 @@ class Workbook:
         return arch.Capability.parse(self.device.capability)
 
     @property
+    def torch_device(self) -> str:
+        """Where torch runs what this notebook runs.
+
+        'cuda:N' of the device asked about if it is here, else 'cpu'.
+        """
+        return f"cuda:{self.found.index(self.device)}" if self.live else "cpu"
+
+    @property
     def title(self) -> str:
         """The device in words: 'NVIDIA GB10, capability 12.1 (assumed)'."""
-        return f"{self.device.name}, capability {self.capability} ({'here' if self.live else 'assumed'})"
+        name = self.device.name
+        known = "" if str(self.capability) in name else f", capability {self.capability}"
+        return f"{name}{known} ({'here' if self.live else 'assumed'})"
 
-    def hold(self, claim: str, held: bool, detail: str) -> None:
-        """A verdict: prints PASS or FAIL, the claim and what was seen; a FAIL makes `close()` raise."""
-        self._say("pass" if held else "fail", claim, detail)
+    def hold(self, claim: str, held: bool | None, detail: str) -> None:
+        """A verdict: prints PASS or FAIL, the claim and what was seen; a FAIL makes `close()` raise.
 
-    def leave(self, claim: str, detail: str) -> None:
-        """A claim that this run could not prove either way: prints OPEN and the reason."""
-        self._say("open", claim, detail)
+        None is a claim that this run could not prove either way, and prints OPEN.
+        """
+        self._say("open" if held is None else "pass" if held else "fail", claim, detail)
 
     def _say(self, status: str, claim: str, detail: str) -> None:
         self.verdicts.append({"status": status, "claim": claim, "detail": detail})
@@ -153,6 +163,7 @@ def open_workbook(name: str, device: str = "auto", size: str = "default", result
         live=chosen is not None,
         message=detection.message,
         size=size,
+        found=tuple(detection.devices),
         results_dir=Path(folder) if folder else None,
     )
     _watch_cells(book)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -95,36 +95,34 @@ def margins(rows: Rows, title: str = "Error of every case, as a part of its boun
     return View(table.text, table.html, figure=figure)
 
 
-def error_map(
-    tiles: Sequence[Sequence[float]], bound: float, case: str, tile: tuple[int, int], label: str = ""
-) -> View:
-    """Relative error by tile of the output, M down and N across; a tile above the bound carries a cross.
+def error_map(tiles: Sequence[Sequence[float]], case: str, tile: int, label: str = "") -> View:
+    """The worst error in each tile of the output, M down and N across, as a multiple of what is allowed.
 
-    tiles: rows of relative errors. tile: how many rows and columns of the output one cell stands for.
+    tiles: rows of such multiples, 1 being the bound; a tile above it carries a cross. tile: elements along
+    each side of a tile.
     """
     rows = [[float(value) for value in row] for row in tiles]
     flat = [value for row in rows for value in row]
-    high = max([*flat, 1e-12])
-    over = sum(value > bound for value in flat)
-    title = f"Relative error by tile: {case}" + (f" [{label}]" if label else "")
+    over = sum(value > 1 for value in flat)
+    title = f"Error by tile: {case}" + (f" [{label}]" if label else "")
     said = (
-        f"{len(flat)} tiles of {tile[0]} x {tile[1]}: worst {number(high)}, bound {number(bound)}, "
-        f"{over or 'none'} above it."
+        f"{len(flat)} tiles of {tile} x {tile}; the worst element reaches {number(max([*flat, 0.0]))} of "
+        f"what it is allowed, {over or 'none'} of the tiles above 1."
     )
-    x_title, y_title = f"output columns, {tile[1]} to a tile", f"rows, {tile[0]} to a tile"
+    x_title, y_title = f"output columns N, {tile} to a tile", f"rows M, {tile} to a tile"
     figure = go.Figure(
         go.Heatmap(
             z=rows,
             zmin=0,
-            zmax=max(high, bound),
+            zmax=1,
             colorscale=[[0, "rgba(0,114,178,.06)"], [1, "#0072b2"]],
-            colorbar={"title": {"text": "relative<br>error"}, "exponentformat": "e"},
-            hovertemplate="tile %{y}, %{x}: %{z:.2e}<extra></extra>",
+            colorbar={"title": {"text": "of the<br>bound"}},
+            hovertemplate="tile %{y}, %{x}: %{z:.2f} of the bound<extra></extra>",
             xgap=1,
             ygap=1,
         )
     )
-    crosses = [(c, r) for r, row in enumerate(rows) for c, value in enumerate(row) if value > bound]
+    crosses = [(c, r) for r, row in enumerate(rows) for c, value in enumerate(row) if value > 1]
     if crosses:
         figure.add_trace(
             go.Scatter(
@@ -144,8 +142,61 @@ def error_map(
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": "#767676", "size": 13},
         margin={"l": 70, "r": 20, "t": 60, "b": 60},
-        height=max(260, min(520, 160 + 26 * len(rows))),
+        height=max(280, min(560, 160 + 22 * len(rows))),
     )
-    svg = heatmap(title, rows, x_title, y_title, 0.0, max(high, bound), bound)
+    svg = heatmap(title, rows, x_title, y_title, 0.0, 1.0, 1.0)
     html = f'<div class="kp-static">{svg}</div><p class="kp-note">{esc(said)}</p>'
     return View(f"{title}\n{said}", Markup(html), figure=figure)
+
+
+def proofs(found: Sequence[Any]) -> View:
+    """Faults put in on purpose, one line each: in how many cases it was put, in how many it was seen.
+
+    found: the proofs of `check.prove`, with mutation, relative_error, relative_bound, worst_element and
+    caught.
+    """
+    groups: dict[str, list[Any]] = {}
+    for proof in found:
+        groups.setdefault(proof.mutation, []).append(proof)
+    columns = [
+        Column("fault", "fault put in"),
+        Column("cases", "cases", "right"),
+        Column("relative", "seen by the relative error", "right"),
+        Column("worst", "seen by the worst element", "right"),
+        Column("verdict", "caught"),
+    ]
+    text_rows, html_rows = [], []
+    for fault, members in groups.items():
+        status = "pass" if all(m.caught for m in members) else "fail"
+        caught = f"{sum(m.caught for m in members)} of {len(members)}"
+        line = {
+            "fault": fault,
+            "cases": len(members),
+            "relative": sum(m.relative_error > m.relative_bound for m in members),
+            "worst": sum(m.worst_element > 1 for m in members),
+        }
+        text_rows.append(line | {"verdict": f"{symbol(status)} {caught}"})
+        html_rows.append(line | {"verdict": chip(status, caught)})
+    caption = "Faults put in on purpose"
+    return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
+
+
+def recorded(records: Iterable[Any], kernels: Sequence[str] | None = None) -> View:
+    """The newest recorded check.
+
+    Its worst cases, labelled with machine and date; in words where there is none.
+    """
+    record = next((r for r in records if r.kind == "check"), None)
+    rows = []
+    if record is not None:
+        rows = [
+            dict(row) | {"label": str(row.get("label", "")).replace("measured here", record.source)}
+            for row in record.rows
+            if kernels is None or row["kernel"] in kernels
+        ]
+    if not rows:
+        said = "No check on a GPU is on record yet. `kernelpkg check --record FOLDER` on a GPU makes one."
+        return View(said, Markup(f"<p>{chip('unproved', 'no record')} {esc(said)}</p>"))
+    failed = sum(not row["passed"] for row in rows)
+    caption = f"{record.source}: {len(rows)} rows, {failed or 'none'} outside its bound"
+    return worst(rows, caption)

@@ -25,7 +25,9 @@ def matrix(rows: Iterable[Mapping[str, Any]], capability: object = None) -> View
     for row in rows:
         gate, cap = str(row["gate"]), str(row["capability"])
         gates[gate] = capabilities[cap] = None
-        cells.setdefault((gate, cap), {})[str(row["layer"])] = bool(row["admits"])
+        said = cells.setdefault((gate, cap), {})
+        if row["admits"] is not None:
+            said[str(row["layer"])] = bool(row["admits"])
     layers = list(dict.fromkeys(name for cell in cells.values() for name in cell))
 
     def word(cell: Mapping[str, bool]) -> str:
@@ -62,9 +64,8 @@ def answers(items: Sequence[Any], device: str) -> View:
     for answer in items:
         gate = getattr(answer.gate, "id", answer.gate)
         verdict = "yes" if answer.admitted else "no"
-        parts = [("have", answer.have), ("need", answer.need), ("why", answer.why)]
-        if not answer.admitted:
-            parts.append(("instead", answer.instead))
+        parts = [(name, getattr(answer, name)) for name in ("have", "need", "why", "instead")]
+        parts = [(name, value) for name, value in parts if value]
         text.append(f"{symbol(verdict)} {gate}: {'admitted' if answer.admitted else 'refused'}")
         text.extend(f"    {name:8}{value}" for name, value in parts)
         listed = "".join(f"<dt>{name}</dt><dd>{esc(value)}</dd>" for name, value in parts)
@@ -79,7 +80,7 @@ def answers(items: Sequence[Any], device: str) -> View:
 def explorer(choices: Mapping[str, str], ask: Callable[[str], View], chosen: str) -> View:
     """A dropdown over devices with the answer under it.
 
-    `choices`: label to capability; `ask(capability)` the answer.
+    `choices`: label to name; `ask(name)` the answer.
 
     Without a kernel the answer for `chosen` stays readable.
     """
@@ -150,3 +151,24 @@ def _size(value: int | None) -> str | None:
         if value >= scale:
             return f"{value / scale:,.1f} {unit}"
     return f"{value} B"
+
+
+def known(devices: Iterable[Any], capabilities: Iterable[Any] = ()) -> dict[str, str]:
+    """Menu entries, label to name: the known devices, then the capabilities that none of them has."""
+    rows = list(devices)
+    entries = {f"{d.name} ({d.capability})": d.name for d in rows}
+    taken = {str(d.capability) for d in rows}
+    return entries | {f"capability {c}": str(c) for c in capabilities if str(c) not in taken}
+
+
+def faults(caught: Mapping[str, Sequence[str]]) -> View:
+    """Which broken layers were found: layer to the sentences that name it."""
+    columns = [
+        Column("layer", "layer that was broken"),
+        Column("verdict", "found"),
+        Column("said", "what the comparison says", "wrap"),
+    ]
+    rows = [{"layer": layer, "said": "; ".join(said) or "nothing"} for layer, said in caught.items()]
+    text_rows = [r | {"verdict": "✓ yes" if caught[r["layer"]] else "✗ no"} for r in rows]
+    html_rows = [r | {"verdict": chip("yes") if caught[r["layer"]] else chip("fail", "no")} for r in rows]
+    return View(text_table(columns, text_rows), html_table(columns, html_rows))

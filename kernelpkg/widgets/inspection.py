@@ -5,6 +5,7 @@ Targets asked for and found, functions with their verdicts, the instruction matr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,33 +20,51 @@ def _get(row: Any, key: str) -> Any:
 
 
 def telling(opcodes: Mapping[str, int] | None) -> str:
-    """The opcodes that decide a verdict, summed over their variants: '128 QMMA, 48 F2FP'."""
+    """The opcodes that decide a verdict, summed over their variants: '128 QMMA'."""
     counts = {
         name: sum(n for op, n in (opcodes or {}).items() if op.split(".")[0] == name) for name in _TELLING
     }
     return ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "no MMA"
 
 
-def targets(
-    rows: Sequence[Mapping[str, Any]], caption: str = "Targets: asked for, and found in the binary"
-) -> View:
-    """Requested against built.
+def targets(manifest: Mapping[str, Any], found: Iterable[Any]) -> View:
+    """Targets asked for against those found in the binary, kernel by kernel.
 
-    `rows`: kernel, requested, built (texts); a kernel that lacks a target is marked.
+    manifest: of the build, whose `kernels` say what was asked for. found: functions read back from it.
     """
-
-    def verdict(row: Mapping[str, Any]) -> str:
-        return "pass" if row["requested"] == row["built"] else "fail"
-
+    built: dict[str, set[str]] = {}
+    for row in found:
+        if _get(row, "kernel") and _get(row, "kind") == "cubin":
+            built.setdefault(str(_get(row, "kernel")), set()).add(str(_get(row, "target")))
+    rows = []
+    for kernel, entry in manifest["kernels"].items():
+        there = built.get(kernel, set())
+        status = "pass" if set(entry["targets"]) == there else "fail"
+        rows.append(
+            {
+                "kernel": kernel,
+                "gate": entry["gate"],
+                "requested": ", ".join(entry["targets"]) or "none of its own",
+                "built": ", ".join(sorted(there)) or "nothing",
+                "instances": len(entry["instances"]),
+                "status": status,
+                "note": {"emulated": "evidence: emulated", "standin": "evidence: stand-in"}.get(
+                    entry["evidence"] or "", ""
+                ),
+            }
+        )
     columns = [
         Column("kernel", "kernel"),
+        Column("gate", "gate"),
+        Column("instances", "instances", "right"),
         Column("requested", "asked for"),
         Column("built", "found in the binary"),
         Column("verdict", "agree"),
-        Column("note", "note", "wrap"),
+        Column("note", ""),
     ]
-    text_rows = [dict(row) | {"verdict": f"{symbol(verdict(row))} {verdict(row)}"} for row in rows]
-    html_rows = [dict(row) | {"verdict": chip(verdict(row))} for row in rows]
+    caption = f"Targets of this build ({', '.join(manifest['targets'])}): asked for, and found in the binary"
+    text_rows = [row | {"verdict": f"{symbol(row['status'])} {row['status']}"} for row in rows]
+    html_rows = [row | {"verdict": chip(row["status"])} for row in rows]
     return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
 
 
@@ -60,31 +79,64 @@ def short_name(function: str) -> str:
     return head if len(head) <= 70 else head[:67] + "..."
 
 
-def functions(rows: Iterable[Any], caption: str = "Functions in the library") -> View:
-    """The function table: verdict, target, registers, spills, shared memory and the opcodes that decide."""
-    columns = [
-        Column("name", "function"),
-        Column("target", "target"),
-        Column("kind", "kind"),
+def functions(rows: Iterable[Any]) -> View:
+    """The function table in two steps: a line per kernel and target, and below it every function.
+
+    verdict, registers, spilled bytes, static shared memory and the opcodes that decide.
+    """
+    plain = [_function_row(row) for row in rows]
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in plain:
+        groups.setdefault((row["kernel"], row["target"], row["verdict"]), []).append(row)
+    summary = [
+        {
+            "kernel": kernel,
+            "target": target,
+            "verdict": verdict,
+            "functions": len(members),
+            "registers": _span(members, "registers"),
+            "spills": _span(members, "spills"),
+            "shared_memory": _span(members, "shared_memory"),
+            "mma": members[0]["mma"] + (" (first function)" if len({m["mma"] for m in members}) > 1 else ""),
+        }
+        for (kernel, target, verdict), members in sorted(groups.items())
+    ]
+    tail = [
         Column("verdict", "verdict"),
         Column("registers", "registers", "right"),
-        Column("spills", "spills B", "right"),
-        Column("shared_memory", "static shared B", "right"),
+        Column("spills", "spills, B", "right"),
+        Column("shared_memory", "static shared, B", "right"),
         Column("mma", "MMA and widening"),
     ]
-    plain = [
-        {key: _get(row, key) for key in ("target", "kind", "verdict", "registers", "spills", "shared_memory")}
-        | {"name": short_name(str(_get(row, "function"))), "mma": telling(_get(row, "opcodes"))}
-        for row in rows
-    ]
-    text_rows = [row | {"verdict": f"{symbol(row['verdict'])} {row['verdict']}"} for row in plain]
-    html_rows = [
-        row
-        | {"verdict": chip(str(row["verdict"])), "name": Markup(f"<code>{esc(row['name'])}</code>")}
-        | ({"spills": chip("unproved", str(row["spills"]))} if row["spills"] else {})
-        for row in plain
-    ]
-    return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
+    head = [Column("kernel", "kernel"), Column("target", "target"), Column("functions", "functions", "right")]
+    every = [Column("name", "function"), Column("target", "target"), *tail]
+    caption = "Functions in the library, by kernel and target"
+
+    def marked(row: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(row) | {"verdict": chip(str(row["verdict"]))}
+
+    def spelled(row: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(row) | {"verdict": f"{symbol(str(row['verdict']))} {row['verdict']}"}
+
+    named = [marked(row) | {"name": Markup(f"<code>{esc(row['name'])}</code>")} for row in plain]
+    html = html_table([*head, *tail], map(marked, summary), caption) + (
+        f"<details><summary>All {len(plain)} functions</summary>{html_table(every, named)}</details>"
+    )
+    return View(text_table([*head, *tail], list(map(spelled, summary)), caption), Markup(html))
+
+
+def _function_row(row: Any) -> dict[str, Any]:
+    out = {key: _get(row, key) for key in ("target", "verdict", "registers", "spills", "shared_memory")}
+    out["kernel"] = str(_get(row, "kernel") or "not in the catalogue")
+    return out | {"name": short_name(str(_get(row, "function"))), "mma": telling(_get(row, "opcodes"))}
+
+
+def _span(rows: Sequence[Mapping[str, Any]], key: str) -> str | None:
+    """'64 to 255', one number where all are the same, None where none is known."""
+    values = [row[key] for row in rows if row[key] is not None]
+    if not values:
+        return None
+    return str(values[0]) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
 def instruction_matrix(rows: Iterable[Any]) -> View:
@@ -95,19 +147,20 @@ def instruction_matrix(rows: Iterable[Any]) -> View:
     forms = list(dict.fromkeys(form for by_form in cells.values() for form in by_form))
     columns = [Column("target", "target")]
     for form in forms:
-        columns += [Column(form, form), Column(form + "+", "became")]
+        columns += [Column(form, f"{form} form"), Column(form + "+", "became")]
+    columns.append(Column("gate", "gate marlin_fp8 admits"))
 
     def became(row: Any) -> str:
-        return (
-            telling(_get(row, "opcodes"))
-            if _get(row, "outcome") != "refused"
-            else str(_get(row, "detail") or "")
-        )
+        if _get(row, "outcome") != "refused":
+            return telling(_get(row, "opcodes"))
+        # ptxas says "Feature '...' requires .target sm_89 or higher": the feature is the whole table's.
+        return re.sub(r"^Feature '[^']*' |\.target ", "", str(_get(row, "detail") or ""))
 
     def line(target: str, show: Any) -> dict[str, Any]:
         out: dict[str, Any] = {"target": target}
         for form, row in cells[target].items():
             out[form], out[form + "+"] = show(str(_get(row, "outcome"))), became(row)
+            out["gate"] = show("yes" if _get(row, "gate_admits") else "no")
         return out
 
     caption = "What one FP8 MMA instruction becomes"

@@ -17,13 +17,12 @@ def rung_row(rung: Any) -> dict[str, Any]:
     """
     if isinstance(rung, Mapping):
         return dict(rung)
-    label = rung.label
     return {
         "kernel": rung.kernel,
         "capability": str(rung.capability),
         "rung": rung.rung,
         "status": rung.status,
-        "label": f"{label.who}; {label.on_what}" if hasattr(label, "who") else str(label),
+        "label": str(rung.label),
         "reason": rung.reason,
     }
 

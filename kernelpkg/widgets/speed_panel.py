@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from kernelpkg.bench.shapes import work
 from kernelpkg.widgets.svg import Series, chart, number, ticks
-from kernelpkg.widgets.view import COLOURS, Column, Markup, View, esc, html_table, text_table
+from kernelpkg.widgets.view import COLOURS, Column, Markup, View, chip, esc, html_table, text_table
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MARKS = ("circle", "square", "triangle-up", "diamond", "cross", "x")
@@ -63,6 +63,8 @@ def latency(rows: Rows, title: str = "Time per call") -> View:
 
     P10 to p90 as bars.
     """
+    if not rows:
+        return nothing(NO_RECORD)
     per_shape = {shape: _lines(rows, shape) for shape in _shapes(rows)}
     figure, drawn = _figure(f"{title}: {label_of(rows)}", "rows of activations, M", "microseconds"), {}
     for shape, lines in per_shape.items():
@@ -77,6 +79,8 @@ def latency(rows: Rows, title: str = "Time per call") -> View:
 
 def speedup(rows: Rows, peer: str, title: str = "Speed-up") -> View:
     """How many times faster than `peer` of the same row; 1 is as fast. Kernels and the other peers."""
+    if not rows:
+        return nothing(NO_RECORD)
     per_shape: dict[str, dict[str, list[tuple[int, float, None]]]] = {}
     for shape in _shapes(rows):
         lines = _lines(rows, shape)
@@ -119,6 +123,8 @@ def roofline(rows: Rows, ceilings: Mapping[str, Any], title: str = "Roofline") -
     ceilings: read_gbps, and bf16_tflops or fp8_tflops (None where not known). Bytes and operations of a
     call are the least it must do, as `bench.shapes.work` counts them.
     """
+    if not rows:
+        return nothing(NO_RECORD)
     points: dict[str, list[tuple[float, float, Mapping[str, Any]]]] = {}
     for row in rows:
         value = median(row["microseconds"])
@@ -160,6 +166,58 @@ def _roofs(ceilings: Mapping[str, Any], xs: Sequence[float]) -> list[tuple[str, 
         y = [min(v for v in (read and read * at / 1e3, peak) if v) for at in x]
         roofs.append((f"{kind}: {number(peak)} TFLOP/s" if peak else "reading", x, y))
     return roofs if ceilings.get("fp8_tflops") or ceilings.get("bf16_tflops") else roofs[:1]
+
+
+# vLLM's kernel beside each of ours, as the peer table names its columns.
+_THEIRS = {
+    "marlin_w8a16": "vllm_marlin_w8a16",
+    "marlin_w4a16": "vllm_marlin_w4a16_g128",
+    "scaled_mm_sm90": "vllm_cutlass",
+}
+
+
+def peers(rows: Rows, table: Mapping[str, Any]) -> View:
+    """Our times and vLLM's as parts of the bf16 time of their own run: the only way two runs compare.
+
+    table: `bench.peer_table()`, whose rows have shape, m, n, k and ratio_to_bf16.
+    """
+    theirs = {(r["k"], r["n"], r["m"]): r["ratio_to_bf16"] for r in table["rows"]}
+    out = []
+    for row in rows:
+        ours, base = median(row["microseconds"]), median((row.get("peers") or {}).get("bf16"))
+        other = theirs.get((row["k"], row["n"], row["m"]), {}).get(_THEIRS.get(row["kernel"], ""))
+        if ours and base and other:
+            out.append(
+                {
+                    "shape": row["shape"],
+                    "kernel": _name(row, rows),
+                    "m": row["m"],
+                    "ours": f"{ours / base:.2f}",
+                    "theirs": f"{other:.2f}",
+                    "label": row.get("label"),
+                }
+            )
+    if not out:
+        return nothing("No row here has a counterpart in the table of peers.")
+    columns = [
+        Column("shape", "shape"),
+        Column("kernel", "kernel"),
+        Column("m", "M", "right"),
+        Column("ours", "ours / bf16", "right"),
+        Column("theirs", "vLLM / bf16", "right"),
+        Column("label", "label of ours", "wrap"),
+    ]
+    caption = f"Time as a part of the bf16 time of the same run; vLLM: {table.get('label', 'NVIDIA H200')}"
+    html = f"<details open><summary>{esc(caption)}</summary>{html_table(columns, out)}</details>"
+    return View(text_table(columns, out, caption), Markup(html))
+
+
+def nothing(sentence: str) -> View:
+    """A view that says why there is nothing to see."""
+    return View(sentence, Markup(f"<p>{chip('unproved', 'nothing to show')} {esc(sentence)}</p>"))
+
+
+NO_RECORD = "No bench on a GPU is on record yet. `kernelpkg bench --record FOLDER` on a GPU makes one."
 
 
 # ------------------------------------------------------------------------------------------- the parts
