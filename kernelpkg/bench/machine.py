@@ -6,12 +6,11 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from kernelpkg.errors import MachineUnfit, NothingRan
 
-# Of an integrated GPU's memory, which is the system's, this much stays free.
-RESERVE_BYTES = 8 * 2**30
 # Of a discrete card's free memory, this part may be used.
 USABLE_PART = 0.9
 
@@ -86,36 +85,37 @@ def facts(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def available_bytes(device: str, integrated: bool) -> int:
-    """Bytes a bench may take: what is free on a discrete card, what the system has available on another.
+    """Bytes free for a bench: of the card, or on an integrated GPU what the system has available.
 
-    An integrated GPU shares the system's memory, and what CUDA calls free leaves out the page cache there.
+    What CUDA calls free leaves out the page cache there. Memory that torch keeps for reuse counts as free.
     """
     import torch
 
+    from kernelpkg import build
+
+    where = torch.device(device)
+    free = build.available_memory()[0] if integrated else torch.cuda.mem_get_info(where)[0]
+    return free + max(0, torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where))
+
+
+def shortage(needed: int, available: int, integrated: bool, name: str = "This GPU") -> str | None:
+    """The sentence that refuses `needed` bytes where `available` are too few; None where they fit.
+
+    An integrated GPU leaves 8 GB to its host; of a discrete card 90 % may be used.
+    """
     if integrated:
-        found = detected(torch.device(device).index or 0)
-        available = getattr(found, "memory_available_bytes", None)
-        if available is None:
-            raise MachineUnfit(
-                "The available memory of this machine cannot be read, so no bench is run on it."
-            )
-        return available - RESERVE_BYTES
-    return int(torch.cuda.mem_get_info(torch.device(device))[0] * USABLE_PART)
+        from kernelpkg import build
 
-
-def shortage(needed: int, usable: int, integrated: bool) -> str | None:
-    """The sentence that refuses `needed` bytes where `usable` are; None where they fit."""
+        try:
+            shared = SimpleNamespace(name=name, integrated=True)
+            build.device_memory_guard(shared, needed, available_bytes=available)
+        except MachineUnfit as refusal:
+            return str(refusal)
+        return None
+    usable = USABLE_PART * available
     if needed <= usable:
         return None
-    gib = 2**30
-    if integrated:
-        left = (usable + RESERVE_BYTES - needed) / gib
-        return (
-            f"it needs {needed / gib:.1f} GiB and would leave {left:.1f} GiB of the system's memory; at "
-            f"least {RESERVE_BYTES // gib} GiB stay free on an integrated GPU, so close other programs or "
-            "take smaller shapes"
-        )
     return (
-        f"it needs {needed / gib:.1f} GiB and {max(usable, 0) / gib:.1f} GiB of the card may be used, so "
-        "close other programs on the GPU or take smaller shapes"
+        f"{needed / 2**30:.1f} GiB are needed and {usable / 2**30:.1f} GiB of {name}'s memory may be used; "
+        "close other programs on the GPU or choose smaller shapes."
     )

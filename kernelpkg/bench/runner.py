@@ -216,6 +216,8 @@ class _Run:
         points = list(plan(chosen, self.limits, shapes, ms)) if chosen else []
         if kernels is None and str(self.capability) == EVIDENCE_CAPABILITY:
             points = self._with_evidence(points)
+        if points and all(reasons := [self._shortage(point) for point in points]):
+            raise MachineUnfit(f"No point of this bench fits into the memory: {reasons[0]}")
         self.on_progress(0, len(points), "measuring the ceilings")
         self.meter = Meter(self.device, self.clock, self.sampler, self.facts, 0.05, self.cancelled)
         if points:
@@ -247,7 +249,7 @@ class _Run:
     def _points(self, points: Sequence[Point]) -> None:
         import torch
 
-        from kernelpkg.bench.operands import Layer, bytes_needed
+        from kernelpkg.bench.operands import Layer
         from kernelpkg.bench.point import time_point
 
         layer: Layer | None = None
@@ -264,10 +266,7 @@ class _Run:
             if layer is not None and layer.shape != point.shape:
                 layer = None
                 torch.cuda.empty_cache()
-            integrated = self.facts["integrated"]
-            needed = bytes_needed(point, self.facts["l2_bytes"], self.peers)
-            usable = machines.available_bytes(self.device, integrated) + self._cached()
-            if reason := machines.shortage(needed, usable, integrated):
+            if reason := self._shortage(point):
                 self.report.not_run.append(f"{what}: {reason}")
                 continue
             self.on_progress(index, len(points), what)
@@ -284,11 +283,13 @@ class _Run:
             longest = max(longest, time.monotonic() - begun)
         self.on_progress(len(points), len(points), "done")
 
-    def _cached(self) -> int:
-        import torch
+    def _shortage(self, point: Point) -> str | None:
+        from kernelpkg.bench.operands import bytes_needed
 
-        held = torch.device(self.device)
-        return max(0, torch.cuda.memory_reserved(held))
+        integrated = self.facts["integrated"]
+        available = machines.available_bytes(self.device, integrated)
+        needed = bytes_needed(point, self.facts["l2_bytes"], self.peers)
+        return machines.shortage(needed, available, integrated, self.facts["name"])
 
 
 def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None) -> BenchReport | None:

@@ -19,6 +19,9 @@ from kernelpkg.ladder.rung import MEASURED, PROJECTED, STANDIN, THIS, Label, Run
 # What the fast rung projects where nothing was measured: one decode step of one layer.
 PROJECTED_SHAPE, PROJECTED_M = "8B.gate_up", 16
 
+# Rows of the check about calls that must be refused; they carry no numbers.
+REFUSALS = "refusals_missed"
+
 # One source for every target: a run of these kernels on another capability stands in for this one.
 SAME_SOURCE_GATE = "marlin_16bit"
 
@@ -67,13 +70,16 @@ class Sources:
         found = [
             source
             for live_kind, source in self.live
-            if live_kind == kind and source.kernel == kernel and capability in (None, source.capability)
+            if live_kind == kind
+            and source.kernel == kernel
+            and capability in (None, source.capability)
+            and _tells(kind, source.rows)
         ]
         for index, record in enumerate(self.records):
             where = Capability.parse(record.capability)
             if record.kind != kind or capability not in (None, where):
                 continue
-            if rows := record.rows_of(kernel):
+            if (rows := record.rows_of(kernel)) and _tells(kind, rows):
                 stale = self._is_stale(index, record, kernel)
                 found.append(Source(kernel, where, record.source, record.day, rows, stale))
         return found
@@ -128,7 +134,7 @@ def correct(kernel: str, capability: Capability, sources: Sources) -> Rung:
         row = failed[0]
         reason = (
             f"{len({item['case'] for item in failed})} of {ran} failed, such as {row['case']}: "
-            f"{row['metric']} {row['value']:.3g} over the bound {row['bound']:.3g}."
+            f"{row['metric']} {_figure(row['value'])} over the bound {_figure(row['bound'])}."
         )
         return Rung(kernel, str(capability), "correct", "fail", reason, evidence, label)
     reason = f"{ran} held"
@@ -143,6 +149,16 @@ def worst_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The row nearest to its bound; rows without a numeric bound are left out."""
     known = [row for row in rows if _number(row["value"]) and _number(row["bound"]) and row["bound"] > 0]
     return max(known, key=lambda row: row["value"] / row["bound"], default=None)
+
+
+def _tells(kind: str, rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether rows say something of the numbers: refusals alone do not."""
+    return kind != "check" or any(row["metric"] != REFUSALS for row in rows)
+
+
+def _figure(value: Any) -> str:
+    # A record holds what is not finite as text.
+    return f"{value:.3g}" if _number(value) else str(value)
 
 
 def _number(value: Any) -> bool:

@@ -124,9 +124,9 @@ def test_projected_rows_read_like_bench_rows() -> None:
 
 def test_the_memory_guard() -> None:
     assert machine.shortage(GIB, 2 * GIB, integrated=False) is None
-    assert "may be used" in machine.shortage(3 * GIB, 2 * GIB, integrated=False)
-    sentence = machine.shortage(3 * GIB, 2 * GIB, integrated=True)
-    assert "would leave 7.0 GiB" in sentence and "8 GiB stay free" in sentence
+    assert "1.8 GiB of This GPU's memory may be used" in machine.shortage(2 * GIB, 2 * GIB, integrated=False)
+    assert machine.shortage(3 * GIB, 16 * GIB, integrated=True) is None
+    assert "8 GB must stay free" in machine.shortage(3 * GIB, 10 * GIB, integrated=True, name="NVIDIA GB10")
 
 
 def test_peers_travel_as_ratios() -> None:

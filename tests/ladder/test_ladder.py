@@ -264,6 +264,18 @@ def test_rows_of_this_process_come_first_and_the_cpu_proves_no_gpu() -> None:
     assert on_cpu["correct"].status == "unproved"
 
 
+def test_refusals_alone_prove_no_numbers() -> None:
+    row = {**check_record("scaled_mm_sm120", "12.1").rows[0], "metric": "refusals_missed"}
+    only = record("check", "12.1", [row], "scaled_mm_sm120")
+    assert correct("12.1", "scaled_mm_sm120", only).status == "unproved"
+
+
+def test_an_error_that_is_not_finite_is_told() -> None:
+    row = {**check_record("scaled_mm_sm120", "12.1", passed=False).rows[0], "value": "inf"}
+    found = correct("12.1", "scaled_mm_sm120", record("check", "12.1", [row], "scaled_mm_sm120"))
+    assert found.status == "fail" and "relative_error inf" in found.reason
+
+
 def test_nothing_known_says_what_to_do() -> None:
     found = correct("12.1", "scaled_mm_sm120")
     assert found.status == "unproved" and "kernelpkg check" in found.reason and "stand-in" in found.reason
