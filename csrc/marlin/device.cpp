@@ -1,0 +1,132 @@
+#include "marlin/device.h"
+
+#include <cuda_runtime_api.h>
+
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+
+namespace kernelpkg::marlin {
+namespace {
+
+// Loading a kernel's code at its first use would invalidate a strict stream capture of this thread.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+Status read_facts(int device, DeviceFacts* facts) {
+  int memory_khz = 0, bus_bits = 0;
+  const struct {
+    cudaDeviceAttr attribute;
+    int* value;
+  } reads[] = {
+      {cudaDevAttrComputeCapabilityMajor, &facts->major},
+      {cudaDevAttrComputeCapabilityMinor, &facts->minor},
+      {cudaDevAttrMultiProcessorCount, &facts->sms},
+      {cudaDevAttrMaxSharedMemoryPerBlockOptin, &facts->shared_optin},
+      {cudaDevAttrMemoryClockRate, &memory_khz},
+      {cudaDevAttrGlobalMemoryBusWidth, &bus_bits},
+  };
+  for (const auto& read : reads) {
+    const cudaError_t error = cudaDeviceGetAttribute(read.value, read.attribute, device);
+    if (error != cudaSuccess) {
+      return cuda_failure("marlin: device " + std::to_string(device) + " does not answer for its attributes", error);
+    }
+  }
+  // Two transfers per clock. Integrated devices may report no clock: 10 bytes/ns per multiprocessor then, which lies
+  // between GB10 (6) and an RTX 5090 (11); it only weighs choices against each other.
+  facts->dram_rate = memory_khz > 0 && bus_bits > 0 ? 2.0e-6 * memory_khz * bus_bits / 8 : 10.0 * facts->sms;
+  return {};
+}
+
+}  // namespace
+
+Status cuda_failure(const std::string& what, int error) {
+  cudaGetLastError();  // leave no error behind for the next caller to find
+  return Status::error(what + ": " + cudaGetErrorString(static_cast<cudaError_t>(error)) + ".");
+}
+
+CurrentDevice::CurrentDevice(int device) {
+  int current = -1;
+  cudaError_t error = cudaGetDevice(&current);
+  if (error == cudaSuccess && current != device) {
+    error = cudaSetDevice(device);
+    if (error == cudaSuccess) previous_ = current;
+  }
+  if (error != cudaSuccess) {
+    status_ = cuda_failure("marlin: device " + std::to_string(device) + " cannot be made current", error);
+  }
+}
+
+CurrentDevice::~CurrentDevice() {
+  if (previous_ >= 0) cudaSetDevice(previous_);
+}
+
+Status device_facts(int device, DeviceFacts* facts) {
+  static std::mutex mutex;
+  static std::map<int, DeviceFacts> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find(device);
+  if (found != known.end()) {
+    *facts = found->second;
+    return {};
+  }
+  KERNELPKG_RETURN_IF_ERROR(read_facts(device, facts));
+  known.emplace(device, *facts);
+  return {};
+}
+
+Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts, int* blocks_per_sm) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, int> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find({instance.kernel, device});
+  if (found != known.end()) {
+    *blocks_per_sm = found->second;
+    return {};
+  }
+  const std::string capability = std::to_string(facts.major) + "." + std::to_string(facts.minor);
+  if (instance.shared_bytes > static_cast<size_t>(facts.shared_optin)) {
+    return Status::error("marlin: a tile needs " + std::to_string(instance.shared_bytes) +
+                         " bytes of shared memory and capability " + capability + " gives a block " +
+                         std::to_string(facts.shared_optin) + "; build the other tiles with --set release.");
+  }
+  const RelaxedCapture relaxed;
+  cudaFuncAttributes attributes;
+  cudaError_t error = cudaFuncGetAttributes(&attributes, instance.kernel);
+  if (error == cudaErrorInvalidDeviceFunction || error == cudaErrorNoKernelImageForDevice ||
+      error == cudaErrorUnsupportedPtxVersion) {
+    cudaGetLastError();
+    return Status::error("marlin: this library holds no code that loads on capability " + capability + " (device " +
+                         std::to_string(device) + "); rebuild it there with `kernelpkg build --arch native`.");
+  }
+  if (error == cudaSuccess) {
+    error = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(instance.shared_bytes));
+  }
+  if (error == cudaSuccess) {  // room for as many blocks as fit: the pipeline wants shared memory, not L1
+    error = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                 cudaSharedmemCarveoutMaxShared);
+  }
+  int blocks = 0;
+  if (error == cudaSuccess) {
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, instance.kernel, instance.threads,
+                                                          instance.shared_bytes);
+  }
+  if (error != cudaSuccess) return cuda_failure("marlin: a kernel could not be prepared on device " + std::to_string(device), error);
+  if (blocks < 1) {
+    return Status::error("marlin: a kernel does not fit a multiprocessor of capability " + capability +
+                         "; rebuild with `kernelpkg build --arch native`.");
+  }
+  known.emplace(std::make_pair(instance.kernel, device), blocks);
+  *blocks_per_sm = blocks;
+  return {};
+}
+
+}  // namespace kernelpkg::marlin

@@ -1,0 +1,40 @@
+// What dispatch knows of a device and of an instance on it. Read once each, then served from a cache; thread-safe.
+#pragma once
+
+#include "common/status.h"
+#include "marlin/registry.h"
+
+namespace kernelpkg::marlin {
+
+struct DeviceFacts {
+  int major = 0;
+  int minor = 0;
+  int sms = 0;
+  int shared_optin = 0;    // bytes one block may ask for
+  double dram_rate = 0.0;  // bytes per nanosecond as the driver's clock and bus width say, or a guess from `sms`
+};
+
+Status device_facts(int device, DeviceFacts* facts);
+
+// Finds the instance's code on `device` (which must be current), raises its shared-memory limit and says how many
+// blocks of it one multiprocessor holds.
+Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts, int* blocks_per_sm);
+
+// Makes `device` current for a scope, as launches on its streams need.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device);
+  ~CurrentDevice();
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+  const Status& status() const { return status_; }
+
+ private:
+  int previous_ = -1;
+  Status status_;
+};
+
+// "WHAT: the runtime's words."
+Status cuda_failure(const std::string& what, int error);
+
+}  // namespace kernelpkg::marlin

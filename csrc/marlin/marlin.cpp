@@ -1,0 +1,148 @@
+// The host entry points.
+#include "marlin/marlin.h"
+
+#include <string>
+
+#include "kernelpkg_gates.h"
+#include "marlin/checks.h"
+#include "marlin/device.h"
+#include "marlin/helpers.h"
+#include "marlin/plan.h"
+
+namespace kernelpkg {
+namespace marlin {
+namespace {
+
+std::vector<KernelInstance>& registry() {
+  static std::vector<KernelInstance> all;  // inside a function: instances register before main, in any order
+  return all;
+}
+
+template <class Gate>
+Status require(const char* who, const DeviceFacts& facts) {
+  if (Gate::admits(facts.major, facts.minor)) return {};
+  return Status::error(std::string(who) + ": " + Gate::refusal(facts.major, facts.minor));
+}
+
+Status admit(const MarlinArgs& args, Family family, const DeviceFacts& facts) {
+  if (family == Family::kEmulated) {
+    if (args.a_type != DType::kFloat8E4M3) {
+      return Status::error(std::string("marlin_gemm_emulated: activations are ") + name_of(args.a_type) +
+                           "; only float8_e4m3fn has an emulated form, call marlin_gemm.");
+    }
+    return require<gates::evidence_sm90>("marlin_gemm_emulated", facts);
+  }
+  return args.a_type == DType::kFloat8E4M3 ? require<gates::marlin_fp8>("marlin_gemm", facts)
+                                           : require<gates::marlin_16bit>("marlin_gemm", facts);
+}
+
+Status check_workspace(const MarlinArgs& args, const Plan& plan) {
+  if (plan.workspace_bytes == 0) return {};
+  if (args.workspace == nullptr || args.workspace_bytes < plan.workspace_bytes) {
+    return Status::error("marlin_gemm: the workspace has " +
+                         std::to_string(args.workspace == nullptr ? 0 : args.workspace_bytes) + " bytes and this call needs " +
+                         std::to_string(plan.workspace_bytes) + "; ask marlin_workspace_bytes with the same arguments.");
+  }
+  if (reinterpret_cast<uintptr_t>(args.workspace) % 16 != 0) {
+    return Status::error("marlin_gemm: the workspace does not start on a 16-byte boundary; pass memory that does.");
+  }
+  return {};
+}
+
+}  // namespace
+
+const std::vector<KernelInstance>& instances() { return registry(); }
+
+bool add_instance(const KernelInstance& instance) {
+  registry().push_back(instance);
+  return true;
+}
+
+Status run(const MarlinArgs& args, Family family, const PlanRequest& request) {
+  KERNELPKG_RETURN_IF_ERROR(check_gemm(args));
+  DeviceFacts facts;
+  KERNELPKG_RETURN_IF_ERROR(device_facts(args.device, &facts));
+  KERNELPKG_RETURN_IF_ERROR(admit(args, family, facts));
+  if (args.m == 0) return {};
+  const CurrentDevice current(args.device);
+  KERNELPKG_RETURN_IF_ERROR(current.status());
+  Plan plan;
+  KERNELPKG_RETURN_IF_ERROR(make_plan(args, family, facts, request, &plan));
+  KERNELPKG_RETURN_IF_ERROR(check_workspace(args, plan));
+
+  const KernelInstance& tile = *plan.instance;
+  Params params = {};
+  params.a = static_cast<const char*>(args.a);
+  params.a_row_bytes = args.lda * size_of(args.a_type);
+  params.b = reinterpret_cast<const char*>(args.b);
+  params.scales = static_cast<const char*>(args.scales);
+  params.a_scales = args.a_scales;
+  params.bias = static_cast<const char*>(args.bias);
+  params.c = static_cast<char*>(args.c);
+  params.partials = static_cast<float*>(args.workspace);
+  params.slot_floats = plan.slot_floats;
+  params.m = args.m;
+  params.n = args.n;
+  params.k = args.k;
+  params.grouped = args.group_size != -1;
+  params.weights_read_once = plan.schedule.m_tiles == 1;
+  params.schedule = plan.schedule;
+  void* arguments[] = {&params};
+  cudaError_t error = cudaLaunchKernel(tile.kernel, dim3(static_cast<unsigned>(plan.schedule.blocks)),
+                                       dim3(static_cast<unsigned>(tile.threads)), arguments, tile.shared_bytes, args.stream);
+  if (error != cudaSuccess) return cuda_failure("marlin_gemm: the launch failed", error);
+  if (plan.schedule.splits_k()) {
+    error = launch_reduce(params, 16 * tile.row_blocks, tile.cols, args.c_type, facts.major >= 9, args.stream);
+    if (error != cudaSuccess) return cuda_failure("marlin_gemm: the launch of the reduction failed", error);
+  }
+  return {};
+}
+
+size_t workspace_bytes(const MarlinArgs& args, Family family, const PlanRequest& request) {
+  // The pointers need not be there yet; what check_gemm would say of shapes and types makes a plan impossible.
+  MarlinArgs shapes = args;
+  shapes.m = 0;
+  const float unread = 0.0f;
+  shapes.a_scales = args.a_type == DType::kFloat8E4M3 ? &unread : nullptr;
+  DeviceFacts facts;
+  if (args.m <= 0 || !check_gemm(shapes).ok() || !device_facts(args.device, &facts).ok() ||
+      !admit(args, family, facts).ok()) {
+    return 0;
+  }
+  const CurrentDevice current(args.device);
+  Plan plan;
+  if (!current.status().ok() || !make_plan(args, family, facts, request, &plan).ok()) return 0;
+  return plan.workspace_bytes;
+}
+
+}  // namespace marlin
+
+size_t marlin_workspace_bytes(const MarlinArgs& args) { return marlin::workspace_bytes(args, marlin::Family::kShipped, {}); }
+
+Status marlin_gemm(const MarlinArgs& args) { return marlin::run(args, marlin::Family::kShipped, {}); }
+
+size_t marlin_emulated_workspace_bytes(const MarlinArgs& args) {
+  return marlin::workspace_bytes(args, marlin::Family::kEmulated, {});
+}
+
+Status marlin_gemm_emulated(const MarlinArgs& args) { return marlin::run(args, marlin::Family::kEmulated, {}); }
+
+Status marlin_repack(const MarlinRepackArgs& args) {
+  KERNELPKG_RETURN_IF_ERROR(marlin::check_repack(args));
+  marlin::DeviceFacts facts;
+  KERNELPKG_RETURN_IF_ERROR(marlin::device_facts(args.device, &facts));
+  KERNELPKG_RETURN_IF_ERROR(marlin::require<gates::marlin_16bit>("marlin_repack", facts));
+  const marlin::CurrentDevice current(args.device);
+  KERNELPKG_RETURN_IF_ERROR(current.status());
+  const cudaError_t error = marlin::launch_repack(args);
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+    return marlin::cuda_failure("marlin_repack: this library holds no code for capability " + std::to_string(facts.major) +
+                                    "." + std::to_string(facts.minor) +
+                                    ", rebuild it there with `kernelpkg build --arch native`",
+                                error);
+  }
+  if (error != cudaSuccess) return marlin::cuda_failure("marlin_repack: the launch failed", error);
+  return {};
+}
+
+}  // namespace kernelpkg
