@@ -78,18 +78,24 @@ def rates_of(name: str) -> Rates | None:
 
 
 def device_row(device: Any) -> Any:
-    """The row of kernelpkg.arch.KNOWN_DEVICES for a capability or a device's name.
+    """The row of kernelpkg.arch.KNOWN_DEVICES for a device (here or assumed), a name or a capability.
 
-    Raises UsageError where no device of that capability is known.
+    A device that the table does not know by name gets the first row of its capability. Raises UsageError
+    where there is none.
     """
-    named = devices.find_device(device) if isinstance(device, str) else None
+    name = device if isinstance(device, str) else getattr(device, "name", None)
+    named = devices.find_device(name) if name else None
     if named is not None:
         return named
-    capability = arch.Capability.parse(getattr(device, "capability", device))
-    row = devices.device_for(capability)
+    capability = getattr(device, "capability", None)
+    if capability is None and isinstance(device, str):
+        # An assumed device of which only the capability is known is named so by arch.assume.
+        capability = devices.capability_of_name(device) or device.removeprefix("device of capability ")
+    asked = arch.Capability.parse(device if capability is None else capability)
+    row = devices.device_for(asked)
     if row is None:
         known = ", ".join(map(str, sorted({row.capability for row in devices.KNOWN_DEVICES})))
-        raise UsageError(f"No device of capability {capability} is known to project for; known are {known}.")
+        raise UsageError(f"No device of capability {asked} is known to project for; known are {known}.")
     return row
 
 
@@ -141,7 +147,16 @@ def project(kernel: str, m: int, n: int, k: int, device: Any, variant: str | Non
 def project_rows(
     kernels: tuple[str, ...], shapes: tuple[str | Shape, ...], ms: tuple[int, ...], device: Any
 ) -> list[dict[str, Any]]:
-    """Projections as rows with the keys of a bench row, for tables and charts of an assumed device."""
+    """Projections as rows with the keys of a bench row, for tables and charts of an assumed device.
+
+    Empty where the table knows no device of that capability (12.2, 13.0).
+    """
+    try:
+        device = device_row(device)
+    except arch.ArchError:
+        raise
+    except UsageError:
+        return []
     rows = []
     for kernel in kernels:
         for shape in map(shape_of, shapes):

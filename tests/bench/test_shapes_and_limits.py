@@ -108,6 +108,23 @@ def test_projection_says_what_it_does_not_know() -> None:
         bench.project("nothing", 16, 28672, 4096, "12.1")
 
 
+def test_a_device_by_any_description() -> None:
+    from kernelpkg import arch
+
+    for given in (
+        "9.0",
+        "device of capability 9.0",
+        "H200",
+        "NVIDIA H200",
+        arch.assume("9.0"),
+        arch.assume("H200"),
+    ):
+        assert projection.device_row(given).name == "H200"
+    assert projection.device_row("NVIDIA GeForce RTX 5070").name == "GeForce RTX 5090"
+    assert projection.device_row(arch.assume("12.1")).name == "GB10"
+    assert bench.project_rows(("marlin_w8a16",), ("8B.o",), (1,), arch.assume("12.2")) == []
+
+
 @pytest.mark.parametrize(
     ("name", "key"), [("L40S", "L40S"), ("L4", "L4"), ("GeForce RTX 5090", "RTX 5090"), ("A10", "A10")]
 )
