@@ -278,7 +278,7 @@ def explain(
 
     rungs = ladder.explain(capability_of(capability), kernels=split(kernel))
     if brief:
-        out.print(ladder.brief(rungs), markup=False, highlight=False)
+        out.print(ladder.brief(rungs), markup=False, highlight=False, soft_wrap=True)
     else:
         rows = [plain(rung) | {"label": str(rung.label)} for rung in rungs]
         show(rows, as_json, ("kernel", "rung", "status", "label", "reason"))

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -279,13 +280,18 @@ def write(kind: str, report: Any, folder: Path | str | None = None) -> Path:
 
 
 def from_report(kind: str, report: Any, library: Any = None) -> Record:
-    """The record of a report: its rows and machine with the hashes of the code that is here now.
+    """The record of a report: its rows and machine with the hashes of the code that made them.
+
+    library: the one that was run; the one this process has loaded where None.
 
     `report` has rows (a list of dicts), machine (a mapping, or text) and perhaps ceilings, clocks and label.
     Raises UsageError where it has no row or ran on no GPU.
     """
     from kernelpkg.bench import hashes, machine
 
+    operators = sys.modules.get("kernelpkg.ops.load")
+    if library is None and operators is not None:
+        library = operators.loaded()
     rows = [_clean(dict(row)) for row in report.rows]
     if not rows:
         raise UsageError(f"This {kind} has no rows: nothing was measured, so there is nothing to record.")

@@ -150,6 +150,8 @@ def brief(rungs: Sequence[Rung]) -> str:
             continue
         for name in RUNGS[1:]:
             rung = answers.get(name)
+            if name == "loads" and "built" in answers and answers["built"].status != "pass":
+                continue  # what is not built cannot load: one reason is enough
             if rung and (rung.status != "pass" or name in ("correct", "fast")):
                 reasons.append(f"{kernel} {name} {rung.status} [{rung.label}]: {rung.reason}")
     room = BRIEF_LINES - len(lines)

@@ -392,7 +392,7 @@ def test_brief_stays_under_forty_lines() -> None:
         assert "/nowhere" not in text
     many = [
         ladder.Rung(f"kernel_{i}", "12.1", name, "unproved" if i else "fail", f"because {i}")
-        for i in range(9)
+        for i in range(12)
         for name in ladder.RUNGS[1:]
     ]
     text = ladder.brief(many)
