@@ -295,10 +295,23 @@ def check(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the random operands.")] = 0,
     record: Annotated[Path | None, typer.Option(help="Also write a record into this folder.")] = None,
+    sanitizer: Annotated[
+        str | None, typer.Option(help="Run the cases under compute-sanitizer: memcheck,racecheck.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Correctness: the kernels on a GPU, the CPU references on a CPU, against float64."""
     from kernelpkg import check as checker
+
+    if sanitizer:
+        where = "cuda:0" if device == "auto" else device
+        with err.status(f"compute-sanitizer: {sanitizer}"):
+            found = checker.sanitize(split(sanitizer), split(kernel), "tiny", where)
+        show(found.rows, as_json, () if as_json else ("kernel", "tool", "status", "cases", "detail"))
+        if record is not None:
+            write_record("sanitizer", found, record)
+        found.raise_for_status()
+        return
 
     def line(row: dict[str, Any]) -> None:
         mark = "[green]ok  [/]" if row["passed"] else "[red]FAIL[/]"

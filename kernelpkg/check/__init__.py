@@ -7,6 +7,7 @@ from kernelpkg.check.mutations import MUTATIONS, Proof, prove
 from kernelpkg.check.operands import Problem, make_problem
 from kernelpkg.check.report import CheckReport
 from kernelpkg.check.runner import checkable_kernels, error_map, run
+from kernelpkg.check.sanitizer import SanitizerReport, sanitize
 
 __all__ = [
     "MUTATIONS",
@@ -17,6 +18,7 @@ __all__ = [
     "Errors",
     "Problem",
     "Proof",
+    "SanitizerReport",
     "bounds_for",
     "cases_for",
     "checkable_kernels",
@@ -25,4 +27,5 @@ __all__ = [
     "make_problem",
     "prove",
     "run",
+    "sanitize",
 ]
