@@ -143,7 +143,8 @@ def has_fp8(capability: Any) -> bool:
 def bytes_needed(point: Point, l2_bytes: int | None, peers: Sequence[str]) -> int:
     """A bound on the device memory a point takes, in bytes: operand sets, outputs, and the making of both."""
     n, k, m = point.shape.n, point.shape.k, point.m
-    total = 2 * n * k + 32 * k * min(n, COLUMNS) + 8 * CHECKED_ROWS * (n + k)
+    # The bf16 weight and its making, a quantiser at work, the references.
+    total = 6 * n * k + 32 * k * min(n, COLUMNS) + 8 * CHECKED_ROWS * (n + k)
     kinds = [(weight_bits(kernel), activation_bits(kernel)) for kernel, _ in point.kernels]
     kinds += [(16, 16) if peer == "bf16" else (8, 8) for peer in peers]
     for weight, activation in kinds:

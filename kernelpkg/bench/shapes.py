@@ -139,7 +139,7 @@ class Size:
 
 # The order is the order of running: what the first floors speak of comes first.
 SIZES = {
-    "tiny": Size(("8B.gate_up",), (16, 4096, 1), False, 25.0, 0.06, False),
+    "tiny": Size(("8B.gate_up",), (16, 1, 4096), False, 25.0, 0.06, False),
     "default": Size(
         ("8B.gate_up", "8B.down", "8B.qkv", "8B.o"), (16, 4096, 1, 64, 256, 1024), False, 135.0, 0.10, True
     ),

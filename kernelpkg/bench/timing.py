@@ -8,7 +8,9 @@ alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Protocol
@@ -176,19 +178,28 @@ class CudaClock:
         torch = self.torch
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
+        graph = torch.cuda.CUDAGraph()
+        kept: dict[int, Any] = {}
         with torch.cuda.stream(side):
             for launch in launches:
                 launch()
+            torch.cuda.synchronize(self.device)
+            # Not torch.cuda.graph(): it empties torch's cache and collects garbage at every capture. Other
+            # threads (a notebook's) may go on calling CUDA meanwhile.
+            with _no_collection():
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    for index in range(count):
+                        output = launches[index % len(launches)]()
+                        if index < 2:
+                            kept[index] = output
+                        del output
+                except BaseException:
+                    with contextlib.suppress(RuntimeError):
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
         torch.cuda.current_stream(self.device).wait_stream(side)
-        torch.cuda.synchronize(self.device)
-        graph = torch.cuda.CUDAGraph()
-        kept: dict[int, Any] = {}
-        with torch.cuda.device(self.device), torch.cuda.graph(graph):
-            for index in range(count):
-                output = launches[index % len(launches)]()
-                if index < 2:
-                    kept[index] = output
-                del output
         return CudaGraph(graph, count, kept)
 
     def hold(self) -> None:
@@ -210,6 +221,18 @@ class CudaClock:
     def synchronize(self) -> None:
         """Wait for the device."""
         self.torch.cuda.synchronize(self.device)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Garbage collection held off: memory that it freed during a capture would spoil the capture."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def time_host(call: Callable[[], Any], clock: Clock, now: Callable[[], float], repeats: int = 20) -> float:
