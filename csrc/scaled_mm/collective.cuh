@@ -18,10 +18,10 @@ struct NativeMainloop {
   using Of = Mainloop;
 };
 
-// kSwapped: c^T = b^T a^T is computed, so that the weight fills the rows of the tile and a small M its
-// columns. Memory is the same: a row-major matrix is its transpose in column-major.
-template <class ArchTag, class ElementD, class TileShape_, class ClusterShape_, class KernelSchedule,
-          class EpilogueSchedule, bool kSwapped, class SchedulerTag = void,
+// kSwapped: c^T = b^T a^T is computed, so that the weight fills the rows of the tile and a small M
+// its columns. Memory is the same: a row-major matrix is its transpose in column-major.
+template <class ArchTag, class ElementD, class TileShape_, class ClusterShape_,
+          class KernelSchedule, class EpilogueSchedule, bool kSwapped, class SchedulerTag = void,
           class MainloopChange = NativeMainloop>
 struct CollectiveGemm {
   using TileShape = TileShape_;
@@ -56,8 +56,8 @@ struct CollectiveGemm {
     kernel(params, shared_memory);
   }
 
-  static typename Kernel::Arguments arguments(const ScaledMmArgs& args, const ScaledMmDevice& device,
-                                              int swizzle) {
+  static typename Kernel::Arguments arguments(const ScaledMmArgs& args,
+                                              const ScaledMmDevice& device, int swizzle) {
     typename Kernel::Arguments out{};
     out.mode = cutlass::gemm::GemmUniversalMode::kGemm;
     const auto* a = static_cast<const Fp8*>(args.a);
@@ -93,12 +93,18 @@ struct CollectiveGemm {
                       const ScaledMmDevice& device, int swizzle) {
     const auto arguments_ = arguments(args, device, swizzle);
     if (!Kernel::can_implement(arguments_)) {
-      return scaled_mm_refusal(name, "a row of an operand or of c is not a whole number of 16-byte units");
+      return scaled_mm_refusal(
+          name, "a row of an operand or of c is not a whole number of 16-byte units");
     }
     if (Kernel::get_workspace_size(arguments_) > args.workspace_bytes) {
       return scaled_mm_refusal(name, "the workspace is smaller than scaled_mm_workspace_bytes()");
     }
     Params params = Kernel::to_underlying_arguments(arguments_, args.workspace);
+    if (!scaled_mm_encoded(params.mainloop.tma_load_a.get_tma_descriptor()) ||
+        !scaled_mm_encoded(params.mainloop.tma_load_b.get_tma_descriptor()) ||
+        !scaled_mm_encoded(params.epilogue.tma_store_d.get_tma_descriptor())) {
+      return scaled_mm_refusal(name, "the driver refused a TMA descriptor of an operand or of c");
+    }
     const dim3 cluster(cute::size<0>(ClusterShape{}), cute::size<1>(ClusterShape{}), 1);
     return scaled_mm_launch(name, kernel, Kernel::get_grid_shape(params), Kernel::get_block_shape(),
                             cluster, kSharedMemory, &params, args.stream);

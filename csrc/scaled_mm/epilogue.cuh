@@ -1,7 +1,8 @@
-// The epilogue of the collective kernels (sm90, sm120): c = a_scale * (b_scale * acc) + bias in fp32.
+// The epilogue of the collective kernels (sm90, sm120): c = a_scale * (b_scale * acc) + bias in
+// fp32.
 //
-// A scale is one value or a vector, decided at run time by a bool stride: 0 reads the same value for every
-// row or column. A null bias reads as zero. So one instance serves every pairing.
+// A scale is one value or a vector, decided at run time by a bool stride: 0 reads the same value
+// for every row or column. A null bias reads as zero. So one instance serves every pairing.
 #pragma once
 
 #include "cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp"
@@ -16,10 +17,10 @@ struct ScaleAndBias : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
 
   struct Consumer : cutlass::epilogue::fusion::EmptyConsumerStoreCallbacks {
     template <int kSize>
-    CUTLASS_DEVICE cutlass::Array<ElementD, kSize> visit(const cutlass::Array<float, kSize>& acc, int, int,
-                                                         int, const cutlass::Array<float, kSize>& a_scale,
-                                                         const cutlass::Array<float, kSize>& b_scale,
-                                                         const cutlass::Array<float, kSize>& bias) {
+    CUTLASS_DEVICE cutlass::Array<ElementD, kSize> visit(
+        const cutlass::Array<float, kSize>& acc, int, int, int,
+        const cutlass::Array<float, kSize>& a_scale, const cutlass::Array<float, kSize>& b_scale,
+        const cutlass::Array<float, kSize>& bias) {
       cutlass::Array<float, kSize> out;
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < kSize; ++i) out[i] = fmaf(a_scale[i], b_scale[i] * acc[i], bias[i]);
@@ -43,10 +44,12 @@ struct ScaledMmEpilogue {
       cutlass::epilogue::fusion::Sm90RowBroadcast<0, TileShape, float, float, RowStride>;
   using ColScale =
       cutlass::epilogue::fusion::Sm90ColBroadcast<0, TileShape, float, float, ColStride>;
-  using RowBias = cutlass::epilogue::fusion::Sm90RowBroadcast<
-      0, TileShape, ElementD, float, cute::Stride<cute::_0, cute::_1, int64_t>>;
-  using ColBias = cutlass::epilogue::fusion::Sm90ColBroadcast<
-      0, TileShape, ElementD, float, cute::Stride<cute::_1, cute::_0, int64_t>>;
+  using RowBias =
+      cutlass::epilogue::fusion::Sm90RowBroadcast<0, TileShape, ElementD, float,
+                                                  cute::Stride<cute::_0, cute::_1, int64_t>>;
+  using ColBias =
+      cutlass::epilogue::fusion::Sm90ColBroadcast<0, TileShape, ElementD, float,
+                                                  cute::Stride<cute::_1, cute::_0, int64_t>>;
 
   using AScale = cute::conditional_t<kSwapped, RowScale, ColScale>;
   using BScale = cute::conditional_t<kSwapped, ColScale, RowScale>;

@@ -1,7 +1,8 @@
 // The one kernel of scaled_mm: a CUTLASS GEMM inside our own guard.
 //
-// CUTLASS kernels compiled for a target they were not written for may neither trap nor compute. Here the
-// body exists only where the gate ships device code; for any other target the machine code is one trap.
+// CUTLASS kernels compiled for a target they were not written for may neither trap nor compute.
+// Here the body exists only where the gate ships device code; for any other target the machine code
+// is one trap.
 #pragma once
 
 #include "common/guard.cuh"
@@ -10,8 +11,8 @@
 
 namespace kernelpkg {
 
-// `Instance` is the tag of a generated file. It names Gate and Params, the block's size kThreads and
-// kMinBlocks, and run(params, shared_memory), the body.
+// `Instance` is the tag of a generated file. It names Gate and Params, the block's size kThreads
+// and kMinBlocks, and run(params, shared_memory), the body.
 template <class Instance>
 __global__ void __launch_bounds__(Instance::kThreads, Instance::kMinBlocks)
     scaled_mm_kernel(__grid_constant__ const typename Instance::Params params) {
@@ -25,26 +26,26 @@ __global__ void __launch_bounds__(Instance::kThreads, Instance::kMinBlocks)
 
 }  // namespace kernelpkg
 
-// Defines the tag NAME of an instance from TYPE (in parentheses) and adds it to REGISTRY.
-#define KERNELPKG_SCALED_MM_INSTANCE(NAME, REGISTRY, CHOICE, ROUTE, C_TYPE, TILE, ...)               \
-  namespace kernelpkg::scaled_mm_instances {                                                         \
-  struct NAME : __VA_ARGS__ {                                                                        \
-    static constexpr const char* kName = #NAME;                                                      \
-  };                                                                                                 \
-  static const ScaledMmInstance NAME##_instance{                                                     \
-      #NAME,                                                                                         \
-      CHOICE,                                                                                        \
-      ScaledMmRoute::ROUTE,                                                                          \
-      DType::C_TYPE,                                                                                 \
-      TILE,                                                                                          \
-      NAME::kSharedMemory,                                                                           \
-      reinterpret_cast<const void*>(&scaled_mm_kernel<NAME>),                                        \
-      [](const ScaledMmArgs& args, const ScaledMmDevice& device) {                                   \
-        return NAME::workspace_bytes(args, device);                                                  \
-      },                                                                                             \
-      [](const ScaledMmArgs& args, const ScaledMmDevice& device) {                                   \
-        return NAME::launch(NAME::kName, reinterpret_cast<const void*>(&scaled_mm_kernel<NAME>),     \
-                            args, device);                                                           \
-      }};                                                                                            \
-  static const ScaledMmRegistrar NAME##_registrar{REGISTRY(), NAME##_instance};                      \
+// Defines the tag NAME of an instance from its type, the last argument, and adds it to REGISTRY().
+#define KERNELPKG_SCALED_MM_INSTANCE(NAME, REGISTRY, CHOICE, ROUTE, C_TYPE, TILE, ...)           \
+  namespace kernelpkg::scaled_mm_instances {                                                     \
+  struct NAME : __VA_ARGS__ {                                                                    \
+    static constexpr const char* kName = #NAME;                                                  \
+  };                                                                                             \
+  static const ScaledMmInstance NAME##_instance{                                                 \
+      #NAME,                                                                                     \
+      CHOICE,                                                                                    \
+      ScaledMmRoute::ROUTE,                                                                      \
+      DType::C_TYPE,                                                                             \
+      TILE,                                                                                      \
+      NAME::kSharedMemory,                                                                       \
+      reinterpret_cast<const void*>(&scaled_mm_kernel<NAME>),                                    \
+      [](const ScaledMmArgs& args, const ScaledMmDevice& device) {                               \
+        return NAME::workspace_bytes(args, device);                                              \
+      },                                                                                         \
+      [](const ScaledMmArgs& args, const ScaledMmDevice& device) {                               \
+        return NAME::launch(NAME::kName, reinterpret_cast<const void*>(&scaled_mm_kernel<NAME>), \
+                            args, device);                                                       \
+      }};                                                                                        \
+  static const ScaledMmRegistrar NAME##_registrar{REGISTRY(), NAME##_instance};                  \
   }

@@ -1,6 +1,7 @@
 // What touches the CUDA runtime: device properties, first use of a kernel, the launch itself.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <mutex>
 #include <string>
 
@@ -16,7 +17,8 @@ Status cuda_error(const std::string& what, cudaError_t error) {
   return Status::error(what + ": " + cudaGetErrorString(error) + ".");
 }
 
-// First use of a kernel loads its module, which a strict stream capture of this thread would forbid.
+// First use of a kernel loads its module, which a strict stream capture of this thread would
+// forbid.
 class RelaxedCapture {
  public:
   RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
@@ -42,19 +44,28 @@ Status scaled_mm_refusal(const char* name, const char* reason) {
   return Status::error(std::string(name) + " cannot run this shape: " + reason + ".");
 }
 
+bool scaled_mm_encoded(const void* descriptor) {
+  const auto* bytes = static_cast<const unsigned char*>(descriptor);
+  return std::any_of(bytes, bytes + 128, [](unsigned char byte) { return byte != 0; });
+}
+
 Status scaled_mm_device(int device, ScaledMmDevice* out) {
   static std::once_flag once[kMaxDevices];
   static ScaledMmDevice known[kMaxDevices];
   if (device < 0 || device >= kMaxDevices) {
     return Status::error("scaled_mm: device " + std::to_string(device) + " is not one of 0 to " +
-                         std::to_string(kMaxDevices - 1) + "; pass the index of the tensors' device.");
+                         std::to_string(kMaxDevices - 1) +
+                         "; pass the index of the tensors' device.");
   }
   cudaError_t error = cudaSuccess;
   try {
     std::call_once(once[device], [&] {
       ScaledMmDevice found;
       int l2_bytes = 0;
-      const struct { int* to; cudaDeviceAttr attribute; } reads[] = {
+      const struct {
+        int* to;
+        cudaDeviceAttr attribute;
+      } reads[] = {
           {&found.major, cudaDevAttrComputeCapabilityMajor},
           {&found.minor, cudaDevAttrComputeCapabilityMinor},
           {&found.sm_count, cudaDevAttrMultiProcessorCount},
@@ -68,14 +79,15 @@ Status scaled_mm_device(int device, ScaledMmDevice* out) {
       known[device] = found;
     });
   } catch (cudaError_t) {
-    return cuda_error("scaled_mm: the properties of device " + std::to_string(device) + " cannot be read",
-                      error);
+    return cuda_error(
+        "scaled_mm: the properties of device " + std::to_string(device) + " cannot be read", error);
   }
   *out = known[device];
   return Status();
 }
 
-Status scaled_mm_prepare(const ScaledMmInstance& instance, int device, const ScaledMmDevice& properties) {
+Status scaled_mm_prepare(const ScaledMmInstance& instance, int device,
+                         const ScaledMmDevice& properties) {
   const uint64_t bit = uint64_t{1} << device;
   if (instance.ready.load(std::memory_order_acquire) & bit) return Status();
   RelaxedCapture relaxed;
@@ -91,8 +103,9 @@ Status scaled_mm_prepare(const ScaledMmInstance& instance, int device, const Sca
       cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            static_cast<int>(instance.shared_memory));
   if (error != cudaSuccess) {
-    return cuda_error(std::string(instance.name) + ": device " + std::to_string(device) + " does not grant " +
-                          std::to_string(instance.shared_memory) + " bytes of shared memory per block",
+    return cuda_error(std::string(instance.name) + ": device " + std::to_string(device) +
+                          " does not grant " + std::to_string(instance.shared_memory) +
+                          " bytes of shared memory per block",
                       error);
   }
   instance.ready.fetch_or(bit, std::memory_order_release);

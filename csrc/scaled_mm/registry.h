@@ -1,5 +1,5 @@
-// The instances this build holds. Every generated .cu file adds one at load time; the dispatcher looks them
-// up, so a build may hold any subset.
+// The instances this build holds. Every generated .cu file adds one at load time; the dispatcher
+// looks them up, so a build may hold any subset.
 #pragma once
 
 #include <atomic>
@@ -29,17 +29,19 @@ struct ScaledMmInstance {
   const void* kernel;
   size_t (*workspace_bytes)(const ScaledMmArgs&, const ScaledMmDevice&);
   Status (*launch)(const ScaledMmArgs&, const ScaledMmDevice&);
-  // Bit d: the kernel was found in the image of device d and its shared memory limit was raised there.
+  // Bit d: the kernel was found in the image of device d and its shared memory limit was raised
+  // there.
   mutable std::atomic<uint64_t> ready{0};
 };
 
-// Shipped kernels, and apart from them the evidence kernels, which only scaled_mm_standin() reads. Filled
-// before main() and on loading a library, not changed afterwards.
+// Shipped kernels, and apart from them the evidence kernels, which only scaled_mm_standin() reads.
+// Filled before main() and on loading a library, not changed afterwards.
 std::vector<const ScaledMmInstance*>& scaled_mm_registry();
 std::vector<const ScaledMmInstance*>& scaled_mm_standin_registry();
 
 struct ScaledMmRegistrar {
-  ScaledMmRegistrar(std::vector<const ScaledMmInstance*>& registry, const ScaledMmInstance& instance) {
+  ScaledMmRegistrar(std::vector<const ScaledMmInstance*>& registry,
+                    const ScaledMmInstance& instance) {
     registry.push_back(&instance);
   }
 };
@@ -51,11 +53,16 @@ Status scaled_mm_launch(const char* name, const void* kernel, dim3 grid, dim3 bl
 // "NAME cannot run this shape: REASON".
 Status scaled_mm_refusal(const char* name, const char* reason);
 
+// Whether the driver filled in a TMA descriptor (128 bytes, made of zeros): CUTLASS does not say
+// when it did not.
+bool scaled_mm_encoded(const void* descriptor);
+
 // The properties of `device`, cached.
 Status scaled_mm_device(int device, ScaledMmDevice* out);
 
-// Finds the instance's code for the current device, which must be `device`, and raises its limit of shared
-// memory; the work is done once per device.
-Status scaled_mm_prepare(const ScaledMmInstance& instance, int device, const ScaledMmDevice& properties);
+// Finds the instance's code for the current device, which must be `device`, and raises its limit of
+// shared memory; the work is done once per device.
+Status scaled_mm_prepare(const ScaledMmInstance& instance, int device,
+                         const ScaledMmDevice& properties);
 
 }  // namespace kernelpkg

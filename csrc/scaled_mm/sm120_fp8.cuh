@@ -1,5 +1,5 @@
-// The SM12x family: warp-level FP8 MMA (.kind::f8f6f4, which needs a target with the a or f suffix), operands
-// by TMA, tiles handed out by cluster launch control.
+// The SM12x family: warp-level FP8 MMA (.kind::f8f6f4, which needs a target with the a or f
+// suffix), operands by TMA, tiles handed out by cluster launch control.
 #pragma once
 
 #include "common/limits.h"
@@ -7,8 +7,8 @@
 
 namespace kernelpkg {
 
-// The pingpong schedule lets two warp groups work on two small tiles; the cooperative one shares one tile of
-// at least 128 rows.
+// The pingpong schedule lets two warp groups work on two small tiles; the cooperative one shares
+// one tile of at least 128 rows.
 enum class Sm120Schedule { kPingpong, kCooperative };
 
 template <class Gate_, class ElementD, int kTileM, int kTileN, int kTileK, Sm120Schedule kSchedule,
@@ -33,15 +33,15 @@ struct Sm120Fp8Base
 
   static Status launch(const char* name, const void* kernel, const ScaledMmArgs& args,
                        const ScaledMmDevice& device) {
-    // A weight larger than the L2 is read from memory again by every row of tiles, unless tiles that share
-    // a part of it run together.
+    // A weight larger than the L2 is read from memory again by every row of tiles, unless tiles
+    // that share a part of it run together.
     const bool weight_fits = int64_t{args.n} * args.k <= device.l2_bytes;
     return Base::start(name, kernel, args, device, weight_fits ? 1 : 8);
   }
 };
 
 template <class ElementD, int kTileM, int kTileN, int kTileK, Sm120Schedule kSchedule>
-using Sm120Fp8 = Sm120Fp8Base<gates::scaled_mm_sm120, ElementD, kTileM, kTileN, kTileK, kSchedule, void,
-                              NativeMainloop>;
+using Sm120Fp8 = Sm120Fp8Base<gates::scaled_mm_sm120, ElementD, kTileM, kTileN, kTileK, kSchedule,
+                              void, NativeMainloop>;
 
 }  // namespace kernelpkg

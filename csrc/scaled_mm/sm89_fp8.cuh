@@ -1,5 +1,5 @@
-// Ada (8.9): warp-level FP8 MMA, operands by cp.async in several stages. The evidence build compiles the same
-// template for 9.0a, where the assembler widens the operands to fp16.
+// Ada (8.9): warp-level FP8 MMA, operands by cp.async in several stages. The evidence build
+// compiles the same template for 9.0a, where the assembler widens the operands to fp16.
 #pragma once
 
 #include "common/limits.h"
@@ -14,10 +14,10 @@
 
 namespace kernelpkg {
 
-// Takes the accumulators of the threadblock epilogue, where a thread holds eight neighbouring columns of a
-// row, computes c = a_scale * (b_scale * acc) + bias in fp32 and stores 16 bytes. Scales are one value or a
-// vector by the step (0 or 1) that indices are multiplied with. N is a multiple of 16, so eight columns are
-// all inside c or all outside.
+// Takes the accumulators of the threadblock epilogue, where a thread holds eight neighbouring
+// columns of a row, computes c = a_scale * (b_scale * acc) + bias in fp32 and stores 16 bytes.
+// Scales are one value or a vector by the step (0 or 1) that indices are multiplied with. N is a
+// multiple of 16, so eight columns are all inside c or all outside.
 template <class ThreadMap, class ElementD>
 struct Sm89ScaleBiasStore {
   static constexpr int kVector = ThreadMap::kElementsPerAccess;
@@ -39,12 +39,14 @@ struct Sm89ScaleBiasStore {
   struct SharedStorage {};
 
   template <class ProblemShape>
-  static constexpr Params to_underlying_arguments(const ProblemShape&, const Arguments& args, void*) {
+  static constexpr Params to_underlying_arguments(const ProblemShape&, const Arguments& args,
+                                                  void*) {
     return args;
   }
 
   CUTLASS_HOST_DEVICE Sm89ScaleBiasStore() {}
-  CUTLASS_HOST_DEVICE Sm89ScaleBiasStore(const Params& params, const SharedStorage&) : params_(&params) {}
+  CUTLASS_HOST_DEVICE Sm89ScaleBiasStore(const Params& params, const SharedStorage&)
+      : params_(&params) {}
 
   // Places(vector, column, row, step) is the (m, n, batch) of one value of this thread.
   template <class Places>
@@ -60,8 +62,10 @@ struct Sm89ScaleBiasStore {
         const bool inside = n < n_;
         CUTLASS_PRAGMA_UNROLL
         for (int i = 0; i < kVector; ++i) {
-          b_scales_[column][i] = inside ? params_->b_scales[int64_t{n + i} * params_->b_step] : 0.0f;
-          bias_[column][i] = inside && params_->bias != nullptr ? float(params_->bias[n + i]) : 0.0f;
+          b_scales_[column][i] =
+              inside ? params_->b_scales[int64_t{n + i} * params_->b_step] : 0.0f;
+          bias_[column][i] =
+              inside && params_->bias != nullptr ? float(params_->bias[n + i]) : 0.0f;
         }
       }
     }
@@ -95,10 +99,12 @@ struct Sm89ScaleBiasStore {
   };
 
   template <class ProblemShape>
-  CUTLASS_DEVICE auto get_callbacks(cutlass::gemm::GemmCoord tile, int thread, ProblemShape problem) {
+  CUTLASS_DEVICE auto get_callbacks(cutlass::gemm::GemmCoord tile, int thread,
+                                    ProblemShape problem) {
     auto places = cute::group_modes<3, 6>(
         ThreadMap::partition(cute::make_identity_tensor(problem), thread, tile));
-    return Callbacks<decltype(places)>(places, cute::get<0>(problem), cute::get<1>(problem), params_);
+    return Callbacks<decltype(places)>(places, cute::get<0>(problem), cute::get<1>(problem),
+                                       params_);
   }
 
   const Params* params_ = nullptr;
@@ -119,9 +125,9 @@ struct Sm89Fp8Base {
   using Kernel = typename cutlass::gemm::kernel::DefaultGemmWithVisitor<
       Fp8, cutlass::layout::RowMajor, cutlass::ComplexTransform::kNone, 16, Fp8,
       cutlass::layout::ColumnMajor, cutlass::ComplexTransform::kNone, 16, ElementD,
-      cutlass::layout::RowMajor, 8, float, float, cutlass::arch::OpClassTensorOp, cutlass::arch::Sm89,
-      TileShape, WarpShape, cutlass::gemm::GemmShape<16, 8, 32>, Epilogue, Swizzle, kStages,
-      cutlass::arch::OpMultiplyAddFastAccum, 1>::GemmKernel;
+      cutlass::layout::RowMajor, 8, float, float, cutlass::arch::OpClassTensorOp,
+      cutlass::arch::Sm89, TileShape, WarpShape, cutlass::gemm::GemmShape<16, 8, 32>, Epilogue,
+      Swizzle, kStages, cutlass::arch::OpMultiplyAddFastAccum, 1>::GemmKernel;
 
   using Params = typename Kernel::Params;
   using SharedStorage = typename Kernel::SharedStorage;
@@ -148,12 +154,12 @@ struct Sm89Fp8Base {
                                           args.a_scale_per_token,
                                           args.b_scale_per_channel};
     // c and d stay null here: the epilogue above does the storing.
-    typename Kernel::Arguments arguments(cutlass::gemm::GemmUniversalMode::kGemm,
-                                         {args.m, args.n, args.k}, 1, epilogue, args.a, args.b, nullptr,
-                                         nullptr, 0, 0, 0, 0, args.lda, args.ldb, args.ldc, args.ldc);
+    typename Kernel::Arguments arguments(
+        cutlass::gemm::GemmUniversalMode::kGemm, {args.m, args.n, args.k}, 1, epilogue, args.a,
+        args.b, nullptr, nullptr, 0, 0, 0, 0, args.lda, args.ldb, args.ldc, args.ldc);
     Params params(arguments, device.sm_count, 1);
-    return scaled_mm_launch(name, kernel, params.get_grid_dims(), dim3(kThreads), dim3(1), kSharedMemory,
-                            &params, args.stream);
+    return scaled_mm_launch(name, kernel, params.get_grid_dims(), dim3(kThreads), dim3(1),
+                            kSharedMemory, &params, args.stream);
   }
 };
 

@@ -23,7 +23,8 @@ struct Sm90Schedules<Sm90Schedule::kOneConsumer> {
   using Epilogue = cutlass::epilogue::TmaWarpSpecialized;
 };
 
-// Tile and cluster are in the kernel's own terms: with kSwapped, kTileM runs over N and kTileN over M.
+// Tile and cluster are in the kernel's own terms: with kSwapped, kTileM runs over N and kTileN over
+// M.
 template <class ElementD, int kTileM, int kTileN, int kTileK, int kClusterM, int kClusterN,
           Sm90Schedule kSchedule, bool kSwapped, int kSwizzle = 1>
 struct Sm90Fp8

@@ -1,15 +1,15 @@
-// The SM12x kernel on Hopper. Of that kernel only two parts are not legal there: the MMA instruction in its
-// .kind::f8f6f4 form, and the scheduler that relies on cluster launch control. Both are replaced; all else is
-// the shipped source. What runs shows that indexing, pipeline, epilogue and dispatch are right, and nothing
-// about speed on SM12x.
+// The SM12x kernel on Hopper. Of that kernel only two parts are not legal there: the MMA
+// instruction in its .kind::f8f6f4 form, and the scheduler that relies on cluster launch control.
+// Both are replaced; all else is the shipped source. What runs shows that indexing, pipeline,
+// epilogue and dispatch are right, and nothing about speed on SM12x.
 #pragma once
 
 #include "scaled_mm/sm120_fp8.cuh"
 
 namespace kernelpkg {
 
-// The same multiplication without .kind, which every target from sm_89 up takes. For sm_90a the assembler
-// widens the operands to fp16 and multiplies those.
+// The same multiplication without .kind, which every target from sm_89 up takes. For sm_90a the
+// assembler widens the operands to fp16 and multiplies those.
 struct PlainFp8Mma {
   using DRegisters = float[4];
   using ARegisters = uint32_t[4];
@@ -39,8 +39,8 @@ struct StandinScheduler {};
 template <class Mainloop>
 struct WithPlainMma;
 
-template <class Policy, class TileShape, class ElementA, class StrideA, class ElementB, class StrideB,
-          class Atom, class AtomLayout, class Permutation, class... Copies>
+template <class Policy, class TileShape, class ElementA, class StrideA, class ElementB,
+          class StrideB, class Atom, class AtomLayout, class Permutation, class... Copies>
 struct WithPlainMma<cutlass::gemm::collective::CollectiveMma<
     Policy, TileShape, ElementA, StrideA, ElementB, StrideB,
     cute::TiledMMA<Atom, AtomLayout, Permutation>, Copies...>> {
@@ -55,8 +55,8 @@ struct StandinMainloop {
 };
 
 template <class ElementD, int kTileM, int kTileN, int kTileK, Sm120Schedule kSchedule>
-using Sm120Fp8Standin = Sm120Fp8Base<gates::evidence_sm90, ElementD, kTileM, kTileN, kTileK, kSchedule,
-                                     StandinScheduler, StandinMainloop>;
+using Sm120Fp8Standin = Sm120Fp8Base<gates::evidence_sm90, ElementD, kTileM, kTileN, kTileK,
+                                     kSchedule, StandinScheduler, StandinMainloop>;
 
 }  // namespace kernelpkg
 
@@ -76,7 +76,8 @@ struct MMA_Traits<kernelpkg::PlainFp8Mma> : MMA_Traits<SM80_16x8x32_S32S8S8S32_T
 namespace cutlass::gemm::kernel::detail {
 
 template <class TileShape, class ClusterShape, uint32_t kStages>
-struct TileSchedulerSelector<kernelpkg::StandinScheduler, arch::Sm120, TileShape, ClusterShape, kStages> {
+struct TileSchedulerSelector<kernelpkg::StandinScheduler, arch::Sm120, TileShape, ClusterShape,
+                             kStages> {
   using Scheduler = PersistentTileSchedulerSm90;
 };
 
