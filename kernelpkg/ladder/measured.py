@@ -128,6 +128,7 @@ def correct(kernel: str, capability: Capability, sources: Sources) -> Rung:
         "kernel": source.kernel,
         "capability": str(source.capability),
         "date": source.day,
+        "sanitizer": sanitized(sources, source),
     }
     ran = f"{len(cases)} case(s) of {source.kernel} on {source.capability}"
     if failed:
@@ -140,9 +141,22 @@ def correct(kernel: str, capability: Capability, sources: Sources) -> Rung:
     reason = f"{ran} held"
     if worst:
         reason += f"; worst {worst['metric']} {worst['value']:.3g} of the bound {worst['bound']:.3g}"
+    if dirty := [tool for tool, status in evidence["sanitizer"].items() if status == "errors"]:
+        reason = f"{reason}; but compute-sanitizer's {' and '.join(dirty)} found errors in {source.kernel}."
+        return Rung(kernel, str(capability), "correct", "fail", reason, evidence, label)
     if on_what == STANDIN:
         reason += "; the same source for another target, which leaves this device's own tensor cores open"
     return Rung(kernel, str(capability), "correct", "pass", f"{reason}.", evidence, label)
+
+
+def sanitized(sources: Sources, source: Source) -> dict[str, str]:
+    """tool -> 'clean', 'errors' or 'not run' for the kernel and capability of a source; fresh records only."""
+    found: dict[str, str] = {}
+    for one in sources.find("sanitizer", source.kernel, source.capability):
+        if one.stale is False:
+            for row in one.rows:
+                found.setdefault(str(row["tool"]), str(row["status"]))
+    return found
 
 
 def worst_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -270,6 +270,18 @@ def test_refusals_alone_prove_no_numbers() -> None:
     assert correct("12.1", "scaled_mm_sm120", only).status == "unproved"
 
 
+@pytest.mark.parametrize(("status", "expected"), [("clean", "pass"), ("not run", "pass"), ("errors", "fail")])
+def test_what_the_sanitizer_found_counts(status: str, expected: str) -> None:
+    row = {"kernel": "scaled_mm_sm120_standin", "tool": "racecheck", "status": status}
+    stored = (
+        check_record("scaled_mm_sm120_standin", "9.0"),
+        record("sanitizer", "9.0", [row], "scaled_mm_sm120_standin"),
+    )
+    found = correct("12.1", "scaled_mm_sm120", *stored)
+    assert found.status == expected and found.evidence["sanitizer"] == {"racecheck": status}
+    assert ("racecheck found errors" in found.reason) == (status == "errors")
+
+
 def test_an_error_that_is_not_finite_is_told() -> None:
     row = {**check_record("scaled_mm_sm120", "12.1", passed=False).rows[0], "value": "inf"}
     found = correct("12.1", "scaled_mm_sm120", record("check", "12.1", [row], "scaled_mm_sm120"))
