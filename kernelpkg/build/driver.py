@@ -303,7 +303,7 @@ class _Run:
         return BuildResult(library, self.folder, data, rows, took)
 
     def _verify(self, library: Path, instances: tuple[Any, ...]) -> list[dict[str, Any]]:
-        """Reads the linked library back; raises BuildError where a target is missing or a function is dead."""
+        """Reads the library back; raises BuildError where a target is missing or a function is dead."""
         self._state(status="building")
         began = time.monotonic()
         self.say(self.event("verify", "Reading the machine code back.", seconds_left=0.0))

@@ -58,7 +58,7 @@ def sources_text(libraries: Iterable[catalogue.Library]) -> str:
 def plan_of(
     set_name: str, targets: Sequence[Target], libraries: Iterable[catalogue.Library]
 ) -> dict[str, Any]:
-    """What is to be compiled, as plain data: one entry per file with its library, targets, kernels and cost."""
+    """What is to be compiled, as plain data: per file its library, targets, kernels and cost."""
     return {
         "schema": 1,
         "set": set_name,

@@ -82,7 +82,7 @@ def allowed_cores(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgrou
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, str]:
-    """(bytes available now, which limit said so): MemAvailable or the tightest cgroup's limit less its use."""
+    """(bytes available now, which limit said so): MemAvailable or the tightest cgroup limit less its use."""
     match = re.search(r"^MemAvailable:\s+(\d+) kB", _read(proc / "meminfo"), re.MULTILINE)
     available = int(match.group(1)) * 1024 if match else None
     why = "available (MemAvailable)"
@@ -116,7 +116,7 @@ def _cgroup_folders(controller: str, proc: Path, cgroup: Path) -> list[Path]:
 
 
 def _cgroup_room(folder: Path) -> int | None:
-    """Limit less use in bytes, None where there is no limit. File cache that can be dropped counts as free."""
+    """Limit less use in bytes, None where there is no limit. File cache that can go counts as free."""
     limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
     if limit is None or limit >= _UNLIMITED:
         return None

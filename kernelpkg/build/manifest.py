@@ -90,7 +90,7 @@ def verify_key(library_sha: str, instances: Iterable[Instance], targets: Iterabl
 def read_back(
     library: Path, instances: Sequence[Instance], targets: Sequence[Target]
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """(the functions found in the library as plain rows, what is wrong with them), from kernelpkg.binaries."""
+    """(the functions found in the library as plain rows, what is wrong), from kernelpkg.binaries."""
     from kernelpkg import (
         binaries,
     )  # upwards, but only from inside this function: the read-back belongs to the build

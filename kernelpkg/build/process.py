@@ -19,7 +19,7 @@ GRACE_SECONDS = 3.0
 
 
 class Session:
-    """A child process that leads a session. Use as a context manager: leaving it stops whatever still runs."""
+    """A child process that leads a session; a context manager: leaving it stops whatever still runs."""
 
     def __init__(
         self, command: Sequence[str], cwd: Path, env: Mapping[str, str], keep_open: Sequence[int] = ()
@@ -47,7 +47,7 @@ class Session:
         self.stop()
 
     def lines(self, tick_seconds: float = 0.2) -> Iterator[str | None]:
-        """The output line by line; None whenever tick_seconds passed without one. Ends when the output ends."""
+        """The output line by line; None whenever tick_seconds passed without one. Ends with the output."""
         stream = self._process.stdout
         assert stream is not None
         rest = b""

@@ -62,7 +62,7 @@ def kernel_files(kernel: str, members: Iterable[Instance], root: Path) -> tuple[
 
 
 def _included(text: str, folder: Path, root: Path) -> list[Path]:
-    """The csrc files that text includes in quotes, found as the compiler does: beside it, then from the root."""
+    """The csrc files text includes in quotes, found as the compiler does: beside it, then at the root."""
     found = []
     for name in _INCLUDE.findall(text):
         for place in (folder / name, root / name):

@@ -281,7 +281,7 @@ def _find_cutlass(env: Mapping[str, str], site: tuple[Path, ...], notes: list[st
 def _find_program(
     name: str, minimum: tuple[int, ...], env: Mapping[str, str], site: tuple[Path, ...], notes: list[str]
 ) -> tuple[Path, str]:
-    """cmake or ninja: inside the wheel (its script costs a Python start), beside this Python, then on PATH."""
+    """cmake or ninja: in the wheel (its script costs a Python start), beside this Python, on PATH."""
     places = [(folder / name / "data" / "bin" / name, "the PyPI wheel") for folder in site]
     if site:
         places.append((Path(sysconfig.get_path("scripts")) / name, "this Python environment"))
@@ -372,7 +372,7 @@ def cmake_settings(toolchain: Toolchain) -> str:
 
 
 def main() -> int:
-    """`python -m kernelpkg.build.toolchain [--cmake FILE]`: says what was found, or writes it as CMake code."""
+    """`python -m kernelpkg.build.toolchain [--cmake FILE]`: what was found, as text or CMake code."""
     toolchain = find_toolchain()
     if sys.argv[1:2] == ["--cmake"]:
         Path(sys.argv[2]).write_text(cmake_settings(toolchain))
