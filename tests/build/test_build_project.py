@@ -49,10 +49,16 @@ WRAPPER = """#!/bin/sh
 case "$*" in *-c*slow.cpp*) if [ -e {root}/slow ]; then touch {root}/began; sleep 300 & sleep 300; fi;; esac
 exec g++ "$@"
 """
+# An editable install's import hook would come before PYTHONPATH and lead back to the repository.
+COPY = """
+import sys
+from importlib.machinery import PathFinder
+sys.meta_path.insert(0, PathFinder)
+"""
 BUILD = """
-import json, sys, threading, time
-from pathlib import Path
-from kernelpkg.build import build
+import json, threading
+from kernelpkg.build import build, catalogue
+assert catalogue.REPOSITORY == __import__("pathlib").Path(__file__).parent, catalogue.REPOSITORY
 events, cancel = [], threading.Event()
 def on_event(event):
     events.append([event.kind, event.file, event.done, event.total])
@@ -91,7 +97,7 @@ def project(tmp_path_factory):
         "csrc/CMakeLists.txt": (REPOSITORY / "csrc" / "CMakeLists.txt").read_text(),
         "csrc/common/guard.cuh": (REPOSITORY / "csrc" / "common" / "guard.cuh").read_text(),
         "c++": WRAPPER.format(root=root),
-        "run.py": BUILD,
+        "run.py": COPY + BUILD,
     }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +123,12 @@ def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def run(project: Path, *arguments: str) -> dict:
-    output, _ = start(project, *arguments).communicate(timeout=120)
+    running = start(project, *arguments)
+    try:
+        output, _ = running.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        running.send_signal(2)
+        output, _ = running.communicate(timeout=20)
     return json.loads(output.splitlines()[-1])
 
 
@@ -246,7 +257,7 @@ def test_a_dead_function_fails_the_build_by_name_until_it_is_mended(project):
 
 
 def found(project: Path) -> str:
-    code = "from kernelpkg.build import find_library; print(find_library())"
+    code = COPY + "from kernelpkg.build import find_library; print(find_library())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment(project),
