@@ -84,19 +84,22 @@ constexpr int kHopperSmCount = 132;
 int64_t tiles(int extent, int tile) { return (int64_t{extent} + tile - 1) / tile; }
 
 // The 9.0 tiles differ in how much a block does in one go, so what counts is how many rounds of
-// blocks there are. The cost of a round is relative, measured on an H200 (K = 4096 and 14336, N =
-// 4096 to 28672).
+// blocks there are. The cost of a round is relative, measured on an H200 (K = 4096 and 14336,
+// N = 4096 to 28672). The largest tile runs in pairs that share columns: its rows come in 256.
 int wanted_sm90(int m, int n, int sm_count) {
   if (m <= 32) return 0;  // Bound by reading b: many small tiles keep all multiprocessors reading.
   const struct {
-    int tile, rows, columns, cost;
-  } choices[] = {{3, 128, 128, 140}, {2, 128, 64, 77}, {1, 64, 64, 60}};
+    int tile, rows, columns, blocks, cost;
+  } choices[] = {{3, 256, 128, 2, 140}, {2, 128, 64, 1, 77}, {1, 64, 64, 1, 60}};
   int best = 0;
   int64_t least = INT64_MAX;
   for (const auto& choice : choices) {
-    const int64_t blocks = tiles(m, choice.rows) * tiles(n, choice.columns);
+    const int64_t blocks = tiles(m, choice.rows) * tiles(n, choice.columns) * choice.blocks;
     const int64_t cost = (blocks + sm_count - 1) / sm_count * choice.cost;
-    if (cost < least) least = cost, best = choice.tile;
+    if (cost < least) {
+      least = cost;
+      best = choice.tile;
+    }
   }
   return best;
 }

@@ -33,10 +33,21 @@ struct Sm120Fp8Base
 
   static Status launch(const char* name, const void* kernel, const ScaledMmArgs& args,
                        const ScaledMmDevice& device) {
-    // A weight larger than the L2 is read from memory again by every row of tiles, unless tiles
-    // that share a part of it run together.
-    const bool weight_fits = int64_t{args.n} * args.k <= device.l2_bytes;
-    return Base::start(name, kernel, args, device, weight_fits ? 1 : 8);
+    return Base::start(name, kernel, args, device, swizzle(args, device));
+  }
+
+  // How many rows of tiles run together. A weight larger than the L2 is read from memory again by
+  // every row that runs alone. The scheduler rounds both numbers of tiles up to a multiple of this
+  // and computes the surplus too, so the surplus is kept under a tenth.
+  static int swizzle(const ScaledMmArgs& args, const ScaledMmDevice& device) {
+    if (int64_t{args.n} * args.k <= device.l2_bytes) return 1;
+    const int64_t rows = (args.m + kTileM - 1) / kTileM;
+    const int64_t columns = (args.n + kTileN - 1) / kTileN;
+    for (int size = 8; size > 1; size /= 2) {
+      const int64_t padded = (rows + size - 1) / size * ((columns + size - 1) / size) * size * size;
+      if (padded * 10 <= rows * columns * 11) return size;
+    }
+    return 1;
   }
 };
 

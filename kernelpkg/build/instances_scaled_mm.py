@@ -1,8 +1,8 @@
 """The catalogue of scaled_mm instances: which tiles are built, for which route and output type.
 
 The tiles of a route are listed from the smallest M to the largest; `wanted_tile` in
-csrc/scaled_mm/scaled_mm.cpp chooses by that place. Scales and bias are run-time arguments, so a tile needs one
-instance per output type and no more.
+csrc/scaled_mm/scaled_mm.cpp chooses by that place. Scales and bias are run-time arguments, so a tile needs
+one instance per output type and no more.
 """
 
 from __future__ import annotations
