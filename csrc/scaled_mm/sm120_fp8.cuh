@@ -12,7 +12,7 @@ namespace kernelpkg {
 enum class Sm120Schedule { kPingpong, kCooperative };
 
 template <class Gate_, class ElementD, int kTileM, int kTileN, int kTileK, Sm120Schedule kSchedule,
-          class SchedulerTag, class MainloopChange>
+          class SchedulerTag, int kSwizzle, class MainloopChange>
 struct Sm120Fp8Base
     : CollectiveGemm<cutlass::arch::Sm120, ElementD,
                      cute::Shape<cute::Int<kTileM>, cute::Int<kTileN>, cute::Int<kTileK>>,
@@ -33,21 +33,10 @@ struct Sm120Fp8Base
 
   static Status launch(const char* name, const void* kernel, const ScaledMmArgs& args,
                        const ScaledMmDevice& device) {
-    return Base::start(name, kernel, args, device, swizzle(args, device));
-  }
-
-  // How many rows of tiles run together. A weight larger than the L2 is read from memory again by
-  // every row that runs alone. The scheduler rounds both numbers of tiles up to a multiple of this
-  // and computes the surplus too, so the surplus is kept under a tenth.
-  static int swizzle(const ScaledMmArgs& args, const ScaledMmDevice& device) {
-    if (int64_t{args.n} * args.k <= device.l2_bytes) return 1;
-    const int64_t rows = (args.m + kTileM - 1) / kTileM;
-    const int64_t columns = (args.n + kTileN - 1) / kTileN;
-    for (int size = 8; size > 1; size /= 2) {
-      const int64_t padded = (rows + size - 1) / size * ((columns + size - 1) / size) * size * size;
-      if (padded * 10 <= rows * columns * 11) return size;
-    }
-    return 1;
+    // A weight larger than the L2 is read from memory again and again, unless rows of tiles that
+    // share a part of it run together.
+    const bool weight_fits = int64_t{args.n} * args.k <= device.l2_bytes;
+    return Base::start(name, kernel, args, device, weight_fits ? 1 : kSwizzle);
   }
 };
 
