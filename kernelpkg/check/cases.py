@@ -133,8 +133,10 @@ def _marlin(size: str) -> Iterator[Case]:
     if size == "tiny":
         return
     for position, shape in enumerate(_MARLIN_DEFAULT):
-        chosen = variants if size == "full" else [variants[position % 4], variants[(position + 3) % 4]]
-        for turn, (dtype, group) in enumerate(chosen):
+        # Not all four at default size; which two changes from shape to shape. The bias follows the variant.
+        turns = range(4) if size == "full" else (position % 4, (position + 3) % 4)
+        for turn in turns:
+            dtype, group = variants[turn]
             yield Case("marlin", *shape, dtype, group, bias=(position + turn) % 2 == 0)
     yield from _special(Case("marlin", 257, 832, 1408, bias=True))
     if size == "full":
@@ -155,8 +157,9 @@ def _scaled_mm(size: str) -> Iterator[Case]:
     if size == "tiny":
         return
     for position, shape in enumerate(_SCALED_DEFAULT):
-        chosen = kinds if size == "full" else [kinds[position % 4], kinds[3]]
-        for turn, (token, channel) in enumerate(chosen):
+        turns = range(4) if size == "full" else (position % 4, 3)
+        for turn in turns:
+            token, channel = kinds[turn]
             dtype = ("bf16", "fp16")[(position + turn) % 2]
             yield Case(
                 "scaled_mm", *shape, dtype, token=token, channel=channel, bias=(position + turn) % 2 == 0

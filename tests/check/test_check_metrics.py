@@ -1,0 +1,102 @@
+"""The two metrics and their bounds. About 2 s."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from kernelpkg.check import Bounds, Case, bounds_for, cases_for, compare
+from kernelpkg.check.operands import structured_scales
+from kernelpkg.ops import kernel
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+BOUNDS = Bounds(relative=2e-3, unit=2.0**-8, sums=1e-5, step=0.0)
+BF16, FP16 = torch.bfloat16, torch.float16
+
+
+def ref(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(BF16, "bf16"), (FP16, "fp16")])
+def test_plain_rounding_is_within_the_bounds(dtype, name):
+    case = Case("marlin", 257, 832, 1408, name)
+    bounds = bounds_for(kernel("marlin_w8a16"), case, CPU)
+    exact = ref(257, 832)
+    errors = compare(exact.to(dtype), exact, torch.ones_like(exact), bounds, dtype)
+    assert errors.relative_error < bounds.relative
+    assert 0.9 < errors.worst_element <= 1  # the bound is as tight as rounding allows
+
+
+def test_one_wrong_element_shows_in_the_worst_element_alone():
+    exact = ref(257, 832)
+    out = exact.to(BF16)
+    out[200, 700] = out[200, 700] * 1.02
+    errors = compare(out, exact, torch.ones_like(exact), BOUNDS, BF16)
+    assert errors.relative_error < BOUNDS.relative and errors.worst_element > 2
+
+
+def test_a_small_error_everywhere_shows_in_the_relative_error():
+    exact = ref(257, 832)
+    errors = compare((exact * 1.002).to(BF16), exact, torch.ones_like(exact), BOUNDS, BF16)
+    assert errors.relative_error > BOUNDS.relative
+
+
+def test_nan_and_infinity_must_stand_where_the_reference_has_them():
+    exact = ref(4, 8)
+    spread = torch.ones_like(exact)
+    exact[1, 2], exact[2, 3], exact[3, 4] = math.nan, math.inf, -math.inf
+    assert compare(exact.to(BF16), exact, spread, BOUNDS, BF16).worst_element <= 1
+    for position, wrong in (((1, 2), 0.0), ((2, 3), -math.inf), ((3, 4), math.nan), ((0, 0), math.nan)):
+        out = exact.to(BF16)
+        out[position] = wrong
+        errors = compare(out, exact, spread, BOUNDS, BF16)
+        assert errors.relative_error == math.inf and errors.worst_element == math.inf
+
+
+def test_float16_overflows_to_infinity_and_not_to_its_largest_value():
+    exact = torch.tensor([[70000.0, -1e6, 65000.0, 65519.0]], dtype=torch.float64)
+    spread = torch.ones_like(exact)
+    assert compare(exact.to(FP16), exact, spread, BOUNDS, FP16).worst_element <= 1
+    saturated = exact.clamp(-65504, 65504).to(FP16)
+    assert compare(saturated, exact, spread, BOUNDS, FP16).worst_element == math.inf
+
+
+def test_shape_and_dtype_count():
+    exact = ref(4, 8)
+    assert compare(exact[:3].to(BF16), exact, exact, BOUNDS, BF16).relative_error == math.inf
+    assert compare(exact.to(FP16), exact, exact, BOUNDS, BF16).relative_error == math.inf
+    empty = exact[:0]
+    assert compare(empty.to(BF16), empty, empty, BOUNDS, BF16).relative_error == 0
+
+
+def test_bounds_catch_two_percent():
+    """A scale wrong by 2 % moves an element by 0.02 of its value; what is allowed there is far less."""
+    for name in ("marlin_w8a16", "marlin_w4a16", "scaled_mm_sm120_standin", "marlin_w4a8_fp8"):
+        for case in cases_for(name, "default"):
+            for device in (CPU, CUDA):
+                bounds = bounds_for(kernel(name), case, device)
+                assert bounds.unit + 2 * bounds.sums < 0.01, (name, case.id, bounds)
+
+
+def test_native_fp8_accumulation_is_the_only_wide_bound():
+    long = Case("scaled_mm", 3, 64, 28672, token=True, channel=True)
+    wide = bounds_for(kernel("scaled_mm_sm90"), long, CUDA)
+    assert (
+        wide.sums
+        > 0.05
+        > bounds_for(kernel("scaled_mm_sm90_"[:-1]), Case("scaled_mm", 3, 64, 256), CUDA).sums
+    )
+    assert bounds_for(kernel("scaled_mm_sm120_standin"), long, CUDA).sums < 1e-3
+    assert bounds_for(kernel("scaled_mm_sm90"), long, CPU).sums < 1e-5
+
+
+def test_no_two_scales_that_a_kernel_could_exchange_are_alike():
+    scales = structured_scales(8, 512, CPU)
+    for distance in (1, 2, 4, 7, 8, 16, 32, 64, 128, 256):
+        ratio = scales[:, distance:] / scales[:, :-distance]
+        assert ((ratio - 1).abs() > 0.02).all(), distance
+    for distance in range(1, 8):
+        assert ((scales[distance:] / scales[:-distance] - 1).abs() > 0.02).all(), distance

@@ -1,0 +1,275 @@
+"""Cases, the run on the CPU, its report, and the proofs that it sees faults. About 25 s."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from kernelpkg import check
+from kernelpkg.arch import Capability
+from kernelpkg.check import runner
+from kernelpkg.check.operands import make_problem
+from kernelpkg.check.refusals import missed, refusals_for
+from kernelpkg.check.report import CheckReport
+from kernelpkg.errors import CheckFailed, MachineUnfit, NothingRan, UsageError
+from kernelpkg.gates import gate
+from kernelpkg.ops import KERNELS, Support, kernel
+
+ROW_KEYS = {"kernel", "case", "metric", "value", "bound", "passed", "device", "label"}
+CPU_KERNELS = ("marlin_repack", "marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "scaled_mm_sm90")
+
+
+@pytest.fixture(autouse=True)
+def _library(library):
+    return library
+
+
+@pytest.mark.parametrize("entry", KERNELS, ids=lambda entry: entry.name)
+def test_ids_are_unique_and_sizes_nest(entry):
+    tiny, default, full = (check.cases_for(entry.name, size) for size in check.SIZES)
+    ids = [case.id for case in full]
+    assert len(set(ids)) == len(ids)
+    assert set(tiny) <= set(default) <= set(full) and len(tiny) < len(full)
+
+
+def test_ids_are_the_ones_records_hold():
+    """Stored records name cases by id: changing one orphans them."""
+    marlin = {case.id for case in check.cases_for("marlin_w8a16", "default")}
+    assert {
+        "m0-n64-k128-bf16-channel",
+        "m33-n64-k1408-fp16-g128-bias",
+        "m33-n192-k384-bf16-g128-bias-strided",
+        "m257-n832-k1408-fp16-channel-bias-overflow",
+        "m3-n64-k28672-fp16-g128-bias",
+    } <= marlin, sorted(marlin)
+    scaled = {case.id for case in check.cases_for("scaled_mm_sm90", "default")}
+    assert {"m1-n16-k16-fp16-tensor-tensor-bias", "m33-n208-k272-bf16-token-channel-bias-graph"} <= scaled, (
+        sorted(scaled)
+    )
+    assert check.cases_for("marlin_repack", "tiny")[0].id == "n64-k128-16bit-repack"
+
+
+def test_awkward_shapes_are_there():
+    for name in ("marlin_w4a16", "scaled_mm_sm120"):
+        cases = check.cases_for(name, "default")
+        assert any(case.m == 0 for case in cases) and any(case.m == 1 for case in cases)
+        assert any(case.k == 28672 for case in cases) and any(case.n == 28672 for case in cases)
+        assert any(case.m % 2 and case.m > 256 for case in cases) and any(case.n % 128 for case in cases)
+        assert {case.kind for case in cases} == {"plain", "strided", "nan", "overflow", "graph", "streams"}
+        assert {case.dtype for case in cases} == {"bf16", "fp16"} and {case.bias for case in cases} == {
+            True,
+            False,
+        }
+
+
+def test_tiny_on_the_cpu_holds_within_ten_seconds_on_two_cores():
+    seen: list[dict] = []
+    started = time.process_time()
+    report = check.run(size="tiny", device="cpu", on_case=seen.append)
+    seconds = time.process_time() - started  # of all threads: a busy machine does not fail the test
+    report.raise_for_status()
+    assert report.passed and seen == report.rows
+    assert all(set(row) == ROW_KEYS for row in report.rows)
+    assert {row["label"] for row in report.rows} == {"measured here, CPU reference"}
+    names = {row["kernel"] for row in report.rows}
+    assert names == {"marlin_repack", "marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "cutlass_scaled_mm"}
+    cases = {(row["kernel"], row["case"]) for row in report.rows}
+    assert report.ran == len(cases)
+    assert (
+        report.summary.startswith(f"ran {report.ran}, gated out ")
+        and "capability 9.0 alone" in report.summary
+    )
+    assert {"relative_error", "worst_element", "refusals_missed", "differences"} == {
+        r["metric"] for r in report.rows
+    }
+    assert seconds < 2 * 10, seconds
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_does_not():
+    first, again, other = (
+        check.run(["marlin_w4a16"], size="tiny", device="cpu", seed=seed).rows for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert [row["value"] for row in first] != [row["value"] for row in other]
+
+
+def test_cancel_stops_between_cases():
+    stop = threading.Event()
+    rows: list[dict] = []
+
+    def on_case(row: dict) -> None:
+        rows.append(row)
+        if len(rows) == 4:
+            stop.set()
+
+    report = check.run(["marlin_w8a16"], size="tiny", device="cpu", on_case=on_case, cancel=stop)
+    assert report.cancelled and len(report.rows) == 4 and "cancelled" in report.summary
+    report.raise_for_status()
+
+
+def test_every_fault_is_caught():
+    proofs = check.prove()
+    assert [proof for proof in proofs if not proof.caught] == []
+    assert "none" not in {proof.mutation for proof in proofs}
+    for name in ("marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "scaled_mm_sm90"):
+        done = {proof.mutation for proof in proofs if proof.kernel == name}
+        assert {"swap-two-scales", "scale-2-percent", "drop-bias", "zero-tile", "unwritten-row"} <= done
+    assert {"shift-groups", "swap-two-tokens"} <= {proof.mutation for proof in proofs}
+
+
+@pytest.mark.parametrize("name", CPU_KERNELS)
+def test_every_bad_input_is_refused_in_one_sentence(name):
+    refusals = refusals_for(kernel(name), torch.device("cpu"))
+    assert len(refusals) >= 10
+    assert len({refusal.id for refusal in refusals}) == len(refusals)
+    for refusal in refusals:
+        assert missed(refusal) is None, f"{refusal.id}: {missed(refusal)}"
+
+
+def test_poison_shows_what_is_not_written():
+    with check.execution.poisoned():
+        assert torch.empty(3, dtype=torch.bfloat16).isnan().all()
+        assert (torch.empty(3, dtype=torch.uint8) == 255).all()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_strided_activations_lie_amid_nan():
+    case = next(c for c in check.cases_for("marlin_w8a16", "tiny") if c.kind == "strided")
+    a = make_problem(kernel("marlin_w8a16"), case, "cpu").inputs["a"]
+    assert not a.is_contiguous() and not a.isnan().any()
+    around = a.as_strided((case.m + 2, case.k), a.stride(), a.storage_offset() - a.stride(0))
+    assert around[[0, -1]].isnan().all()
+
+
+def test_the_error_map_has_a_value_per_tile():
+    case = check.Case("marlin", 33, 192, 384, "bf16", 128)
+    rows = check.error_map("marlin_w4a16", case, "cpu")
+    assert len(rows) == 3 and all(len(row) == 12 for row in rows)
+    assert 0 < max(max(row) for row in rows) <= 1
+
+
+def report(**changes) -> CheckReport:
+    made = CheckReport("cuda:0", "measured here, this capability", "tiny", 0, {})
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+ROW = {
+    "kernel": "marlin_w8a16",
+    "case": "m1",
+    "metric": "relative_error",
+    "value": 1.0,
+    "bound": 0.1,
+    "passed": False,
+    "device": "cuda:0",
+    "label": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"rows": [ROW], "ran": 1, "unfit": "lost"}, CheckFailed, "relative_error is 1"),
+        ({"ran": 1, "unfit": "out of memory"}, MachineUnfit, "out of memory"),
+        ({}, NothingRan, "No case ran on cuda:0"),
+        ({"ran": 5, "fp8_eligible": True}, NothingRan, "eligible for FP8 and no FP8 case ran"),
+    ],
+)
+def test_what_went_wrong_decides_the_exit_code(changes, error, says):
+    with pytest.raises(error, match=says):
+        report(**changes).raise_for_status()
+
+
+def test_an_ineligible_gpu_on_which_the_rest_ran_is_fine():
+    fine = report(ran=5, rows=[ROW | {"passed": True}], gated_out={"gate marlin_fp8 needs ...": 3})
+    fine.raise_for_status()
+    assert fine.summary == "ran 5, gated out 3 (3 x gate marlin_fp8 needs ...)"
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "runs", "eligible"),
+    [
+        ("8.0", True, {"marlin_repack", "marlin_w8a16", "marlin_w4a16"}, False),
+        (
+            "9.0",
+            True,
+            {
+                "marlin_repack",
+                "marlin_w8a16",
+                "marlin_w4a16",
+                "scaled_mm_sm90",
+                "marlin_w4a8_fp8_emulated",
+                "scaled_mm_sm89_standin",
+                "scaled_mm_sm120_standin",
+            },
+            True,
+        ),
+        (
+            "12.1",
+            True,
+            {"marlin_repack", "marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "scaled_mm_sm120"},
+            True,
+        ),
+        ("12.1", False, set(), True),
+        ("13.0", True, set(), False),
+    ],
+)
+def test_which_kernels_a_gpu_runs(monkeypatch, capability, built, runs, eligible):
+    """The choice for a GPU that is not here: admission from the gates, code from the library."""
+    have = Capability.parse(capability)
+
+    def supports(op: str, device: object) -> Support:
+        answer = gate(kernel(op).gate).ask(have)
+        return Support(op, op, have, bool(answer), built if answer else None, answer.reason)
+
+    monkeypatch.setattr(runner, "supports", supports)
+    monkeypatch.setattr(runner, "device_capability", lambda index: have)
+    made, gated = report(), runner.Counter()
+    chosen = list(runner._admitted(KERNELS, "tiny", torch.device("cuda:0"), made, gated))
+    assert {entry.name for entry, reason in chosen if reason is None} == runs
+    assert made.fp8_eligible is eligible
+    left_out = [entry for entry in KERNELS if entry.name not in runs]
+    assert sum(gated.values()) == sum(len(check.cases_for(entry.name, "tiny")) for entry in left_out)
+    if not built:
+        assert all(
+            f"not built for {capability}" in reason
+            for reason in gated
+            if "marlin_w" in reason and "gate" not in reason
+        )
+
+
+def test_what_cannot_be_asked_is_refused():
+    with pytest.raises(UsageError, match="size is 'huge'"):
+        check.run(size="huge", device="cpu")
+    with pytest.raises(UsageError, match="no kernel is called 'gemm'"):
+        check.run(["gemm"], device="cpu")
+    with pytest.raises(UsageError, match="it must be 'auto', 'cpu' or 'cuda:N'"):
+        check.run(device="mps")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="and there is none"):
+            check.run(device="cuda:0")
+
+
+def test_the_operator_s_name_stands_for_its_kernels():
+    names = [entry.name for entry in check.checkable_kernels(["cutlass_scaled_mm"])]
+    assert names == ["scaled_mm_sm89", "scaled_mm_sm90", "scaled_mm_sm100", "scaled_mm_sm120"]
+    rows = check.run(["scaled_mm_sm120"], size="tiny", device="cpu").rows
+    assert {row["kernel"] for row in rows} == {"cutlass_scaled_mm"}
+
+
+def test_an_integrated_gpu_keeps_eight_gigabytes(monkeypatch):
+    """A case that would leave less is left out with a sentence, before anything is allocated."""
+    from kernelpkg import arch
+    from kernelpkg.build import jobs
+
+    monkeypatch.setattr(arch, "detect", lambda: arch.Detection((arch.assume("DGX Spark"),), None))
+    monkeypatch.setattr(jobs, "available_memory", lambda: (9 * 10**9, "available"))
+    huge = check.Case("scaled_mm", 4096, 28672, 4096, token=True, channel=True)
+    assert "under 8 GB" in runner._gated(huge, torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**12, 10**12))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    assert runner._gated(check.Case("scaled_mm", 1, 16, 16), torch.device("cuda:0")) is None
