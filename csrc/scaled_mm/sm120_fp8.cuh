@@ -42,6 +42,6 @@ struct Sm120Fp8Base
 
 template <class ElementD, int kTileM, int kTileN, int kTileK, Sm120Schedule kSchedule>
 using Sm120Fp8 = Sm120Fp8Base<gates::scaled_mm_sm120, ElementD, kTileM, kTileN, kTileK, kSchedule,
-                              void, NativeMainloop>;
+                              void, 8, NativeMainloop>;
 
 }  // namespace kernelpkg
