@@ -150,7 +150,7 @@ def correct(kernel: str, capability: Capability, sources: Sources) -> Rung:
 
 
 def sanitized(sources: Sources, source: Source) -> dict[str, str]:
-    """tool -> 'clean', 'errors' or 'not run' for the kernel and capability of a source; fresh records only."""
+    """tool -> 'clean', 'errors' or 'not run' for a source's kernel and capability; fresh records only."""
     found: dict[str, str] = {}
     for one in sources.find("sanitizer", source.kernel, source.capability):
         if one.stale is False:
