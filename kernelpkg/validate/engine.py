@@ -20,7 +20,7 @@ from papermill.execute import execute_notebook
 ENGINE = "kernelpkg"
 
 # What a running cell gets to stop its compilers after an interrupt, before its kernel is killed.
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 10.0
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -64,7 +64,10 @@ class _Client(PapermillNotebookClient):
     async def _async_cleanup_kernel(self) -> None:
         if self.busy and self.km is not None and await self.km.is_alive():
             await self.km.interrupt_kernel()
-            await asyncio.sleep(_GRACE_SECONDS)
+            patience = time.monotonic() + _GRACE_SECONDS
+            # After Ctrl-C the waiting task still reads the cell's reply; after a timeout nobody does.
+            while self.busy and time.monotonic() < patience and not await self.kc.shell_channel.msg_ready():
+                await asyncio.sleep(0.1)
         await super()._async_cleanup_kernel()
 
     _cleanup_kernel = run_sync(_async_cleanup_kernel)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +90,11 @@ class Workbook:
 
     def close(self) -> None:
         """The last line of the notebook; raises CheckFailed where a verdict failed."""
-        tally = {s: sum(v["status"] == s for v in self.verdicts) for s in ("pass", "fail", "open")}
-        print(f"{self.name}: {tally['pass']} held, {tally['fail']} failed, {tally['open']} open")
+        failed = [verdict["claim"] for verdict in self.verdicts if verdict["status"] == "fail"]
+        print(f"{self.name}: {len(self.verdicts)} verdicts, {len(failed)} failed")
         self.save(complete=True)
-        if tally["fail"]:
-            failed = "; ".join(v["claim"] for v in self.verdicts if v["status"] == "fail")
-            raise CheckFailed(f"{tally['fail']} of {len(self.verdicts)} verdicts failed: {failed}.")
+        if failed:
+            raise CheckFailed(f"{len(failed)} of {len(self.verdicts)} verdicts failed: {'; '.join(failed)}.")
 
     def save(self, complete: bool = False) -> None:
         """Write the results so far as JSON into the results folder, if one was given.
@@ -120,10 +118,9 @@ class Workbook:
             "error": self.error,
         }
         self.results_dir.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.results_dir, suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1, ensure_ascii=False)
-        os.replace(name, self.results_dir / f"{self.name}.json")
+        scratch = self.results_dir / f".{self.name}.{os.getpid()}"
+        scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        scratch.replace(self.results_dir / f"{self.name}.json")
 
     def cell_ended(self, result: Any) -> None:
         """Called by IPython after each cell: an exception goes into the results with its exit code."""
@@ -192,7 +189,7 @@ def _watch_cells(book: Workbook) -> None:
 
 def _plain(value: Any) -> Any:
     """A dataclass as JSON types, whatever is not JSON as its text."""
-    row = asdict(value) if is_dataclass(value) and not isinstance(value, type) else dict(vars(value))
+    row = {one.name: getattr(value, one.name) for one in fields(value)}
     return {k: v if v is None or isinstance(v, bool | int | float | str) else str(v) for k, v in row.items()}
 
 

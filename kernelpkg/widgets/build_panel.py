@@ -1,13 +1,14 @@
 """A build as it happens: progress by file, time left, and a cancel that works while it builds.
 
-The build runs in a thread of its own, so the cell that starts it returns at once and the button is alive.
-JupyterLab (with ipykernel 7) delivers the button's message even while a later cell waits; in any other
-front end the stop button of the notebook does the same, because `wait()` hands an interrupt on to the
-compilers.
+The build runs in a thread of its own, so the cell that starts it returns at once and the button is alive. A
+later cell says `await panel.finished()`: while it waits, ipykernel (7.4 and newer) still delivers the click.
+With an older kernel, and for a plain `wait()`, the stop button of the notebook does the same: an interrupt is
+handed on to the compilers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 from kernelpkg.widgets.view import Column, Markup, View, chip, esc, html_table, text_table
 
+_POLL_SECONDS = 0.2
 _ENDS = {"done": "done", "failed": "failed", "cancelled": "cancelled"}
 
 
@@ -102,6 +104,7 @@ class BuildPanel:
         self.handle = handle
         self.progress = Progress()
         self._lock = threading.Lock()
+        self._said = 0
         self._display: Any = None
         self._widget: Any = None
         self._parts: dict[str, Any] = {}
@@ -125,28 +128,44 @@ class BuildPanel:
         self.handle.cancel()
 
     def wait(self, say: Callable[[str], None] = print) -> Any:
-        """Say each finished file until the build ends.
+        """Say each finished file until the build ends; then its result, or its error.
 
-        Then its result, or its error. An interrupt cancels it.
+        An interrupt cancels the build.
         """
-        said = 0
         try:
-            while True:
-                alive = self._follower.is_alive()
-                with self._lock:
-                    fresh, said = self.progress.lines[said:], len(self.progress.lines)
-                for line in fresh:
-                    say(line)
-                if not alive:
-                    break
-                self._follower.join(0.2)
+            while self._say_news(say):
+                self._follower.join(_POLL_SECONDS)
         except KeyboardInterrupt:
             self.cancel()
             raise
         finally:
-            if self._display is not None:
-                self._display.update(self.view())
+            self._show_end()
         return self.handle.wait()
+
+    async def finished(self, say: Callable[[str], None] = print) -> Any:
+        """The same for a notebook cell: what else the kernel has to do, a click for one, goes on."""
+        try:
+            while self._say_news(say):
+                await asyncio.sleep(_POLL_SECONDS)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            self.cancel()
+            raise
+        finally:
+            self._show_end()
+        return self.handle.wait()
+
+    def _say_news(self, say: Callable[[str], None]) -> bool:
+        """Say the lines that are new; whether more may come."""
+        alive = self._follower.is_alive()
+        with self._lock:
+            fresh, self._said = self.progress.lines[self._said :], len(self.progress.lines)
+        for line in fresh:
+            say(line)
+        return alive
+
+    def _show_end(self) -> None:
+        if self._display is not None:
+            self._display.update(self.view())
 
     def view(self) -> View:
         """The panel now: bar, button and text; the widget is made on first use."""

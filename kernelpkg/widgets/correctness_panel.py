@@ -78,11 +78,15 @@ def margins(rows: Rows, title: str = "Error of every case, as a part of its boun
         )
     axis = {"gridcolor": "rgba(128,128,128,.28)", "linecolor": "rgba(128,128,128,.6)", "zeroline": False}
     figure.add_vline(x=1, line={"width": 2, "color": COLOURS[1]})
-    figure.add_annotation(x=0, y=1.0, yref="paper", yanchor="bottom", text="bound", showarrow=False)
+    highest = max((r["value"] / r["bound"] for r in rows if r["bound"]), default=1.0)
+    scale = "log" if highest > 3 else "linear"  # one gross fault would press all others together
+    figure.add_annotation(
+        x=0 if scale == "log" else 1, y=1.0, yref="paper", yanchor="bottom", text="bound", showarrow=False
+    )
     figure.update_layout(
         template="none",
         title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
-        xaxis={"type": "log", "title": {"text": "error / bound"}, **axis},
+        xaxis={"type": scale, "rangemode": "tozero", "title": {"text": "error / bound"}, **axis},
         yaxis={"automargin": True, "autorange": "reversed", **axis},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",

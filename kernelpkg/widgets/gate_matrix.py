@@ -78,9 +78,7 @@ def answers(items: Sequence[Any], device: str) -> View:
 
 
 def explorer(choices: Mapping[str, str], ask: Callable[[str], View], chosen: str) -> View:
-    """A dropdown over devices with the answer under it.
-
-    `choices`: label to name; `ask(name)` the answer.
+    """A dropdown over devices with the answer under it: `choices` is label to name, `ask(name)` the answer.
 
     Without a kernel the answer for `chosen` stays readable.
     """

@@ -69,14 +69,16 @@ def targets(manifest: Mapping[str, Any], found: Iterable[Any]) -> View:
 
 
 def short_name(function: str) -> str:
-    """A demangled name without namespaces and arguments, cut at 70 characters."""
-    head = (
-        function.split("(")[0]
-        .replace("void ", "")
-        .replace("kernelpkg::", "")
-        .replace("(anonymous namespace)::", "")
-    )
-    return head if len(head) <= 70 else head[:67] + "..."
+    """A demangled name without return type, own namespace and arguments, cut at 90 characters."""
+    name = function.replace("(anonymous namespace)::", "").replace("kernelpkg::", "")
+    depth = 0
+    for at, char in enumerate(name):
+        depth += (char == "<") - (char == ">")
+        if char == "(" and depth == 0:
+            name = name[:at]
+            break
+    name = name.removeprefix("void ")
+    return name if len(name) <= 90 else name[:87] + "..."
 
 
 def functions(rows: Iterable[Any]) -> View:

@@ -28,16 +28,20 @@ def rung_row(rung: Any) -> dict[str, Any]:
 
 
 def grid(rungs: Sequence[Any], caption: str = "") -> View:
-    """One line per kernel, one column per rung; the first rung that does not pass is where a claim stops."""
+    """One line per kernel, one column per rung; behind a refusing gate nothing is claimed."""
     rows = [rung_row(r) for r in rungs]
     kernels = list(dict.fromkeys(r["kernel"] for r in rows))
     names = [n for n in RUNGS if any(r["rung"] == n for r in rows)]
     at = {(r["kernel"], r["rung"]): r["status"] for r in rows}
+
+    def word(kernel: str, name: str) -> str:
+        if at.get((kernel, "admitted")) == "fail":
+            return "refused" if name == "admitted" else "no claim"
+        return at.get((kernel, name), "unproved")
+
     columns = [Column("kernel", "kernel")] + [Column(n, n, "centre") for n in names]
-    html_rows = [{"kernel": k} | {n: chip(at[k, n]) for n in names if (k, n) in at} for k in kernels]
-    text_rows = [
-        {"kernel": k} | {n: f"{symbol(at[k, n])} {at[k, n]}" for n in names if (k, n) in at} for k in kernels
-    ]
+    html_rows = [{"kernel": k} | {n: chip(word(k, n)) for n in names} for k in kernels]
+    text_rows = [{"kernel": k} | {n: f"{symbol(word(k, n))} {word(k, n)}" for n in names} for k in kernels]
     return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
 
 
@@ -46,7 +50,7 @@ def reasons(rungs: Sequence[Any], caption: str = "", rung: str | None = None) ->
     rows = [row for row in map(rung_row, rungs) if rung is None or row["rung"] == rung]
     columns = [
         Column("kernel", "kernel"),
-        Column("rung", "rung"),
+        *([Column("rung", "rung")] if rung is None else []),
         Column("verdict", "status"),
         Column("label", "label", "wrap"),
         Column("reason", "reason", "wrap"),

@@ -153,19 +153,19 @@ def roofline(rows: Rows, ceilings: Mapping[str, Any], title: str = "Roofline") -
 
 
 def _roofs(ceilings: Mapping[str, Any], xs: Sequence[float]) -> list[tuple[str, list[float], list[float]]]:
-    """The slanted and the flat part of each roof, over the span of the points."""
+    """The slanted and the flat part of each roof, over the span of the points; only what was measured."""
     read = ceilings.get("read_gbps")
     low, high = (min(xs) / 2, max(xs) * 2) if xs else (1.0, 4096.0)
+    peaks = {kind: peak for kind in ("bf16", "fp8") if (peak := ceilings.get(f"{kind}_tflops"))}
     roofs = []
-    for kind in ("bf16", "fp8"):
-        peak = ceilings.get(f"{kind}_tflops")
-        if not read and not peak:
-            continue
-        knee = peak * 1e3 / read if peak and read else None
-        x = [low, knee, high] if knee is not None and low < knee < high else [low, high]
-        y = [min(v for v in (read and read * at / 1e3, peak) if v) for at in x]
-        roofs.append((f"{kind}: {number(peak)} TFLOP/s" if peak else "reading", x, y))
-    return roofs if ceilings.get("fp8_tflops") or ceilings.get("bf16_tflops") else roofs[:1]
+    for kind, peak in peaks.items():
+        knee = peak * 1e3 / read if read else low
+        x = [low, knee, high] if low < knee < high else [low, high]
+        y = [min(read * at / 1e3, peak) if read else peak for at in x]
+        roofs.append((f"{kind}: {number(peak)} TFLOP/s", x, y))
+    if read and not peaks:
+        roofs.append(("reading", [low, high], [read * low / 1e3, read * high / 1e3]))
+    return roofs
 
 
 # vLLM's kernel beside each of ours, as the peer table names its columns.

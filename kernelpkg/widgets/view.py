@@ -28,6 +28,7 @@ SYMBOLS = {
     "dead": "✗",
     "refused": "✗",
     "no": "–",
+    "no claim": "–",
     "unproved": "○",
     "emulated": "≈",
     "fp8 widened": "≈",
