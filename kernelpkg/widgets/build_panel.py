@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from kernelpkg.build.terminal import file_line, left_in_words
 from kernelpkg.widgets.view import Column, Markup, View, chip, esc, html_table, text_table
 
 _POLL_SECONDS = 0.2
@@ -55,25 +56,17 @@ class Progress:
         self.total = max(self.total, event.total or 0)
         self.seconds_left = event.seconds_left
         self.status = _ENDS.get(event.kind, "building")
-        line = self._line(event)
+        line = file_line(event) if event.kind == "file" else event.message
         if line:
             self.last = line
             self.lines.append(line)
         if event.kind == "file":
             self.files.append({"file": event.file, "target": event.target, "seconds": event.seconds})
 
-    def _line(self, event: Any) -> str:
-        if event.kind == "file":
-            took = "" if event.seconds is None else f" in {event.seconds:.0f} s"
-            what = f"{event.file} for {event.target}" if event.target else str(event.file)
-            return f"{self.done} of {self.total}: {what}{took}{self.left()}"
-        return event.message or ""
-
     def left(self) -> str:
         """', about 3 min left', or nothing where it is not known or over."""
-        if self.seconds_left is None or self.status in _ENDS.values():
-            return ""
-        return f", about {duration(self.seconds_left)} left"
+        words = "" if self.status in _ENDS.values() else left_in_words(self.seconds_left)
+        return f", {words}" if words else ""
 
     def view(self) -> View:
         """Where the build stands, as text and as a bar; once files are there, the slowest of them."""

@@ -59,8 +59,8 @@ def test_a_build_is_followed_to_its_end() -> None:
     said: list[str] = []
     assert panel.wait(said.append) == "library"
     assert said[0] == "3 files to compile" and said[-1] == "done"
-    assert said[1] == "1 of 3: f0.cu for 9.0a in 1 s, about 2.0 s left"
-    assert said[3] == "3 of 3: f2.cu for 9.0a in 3 s, about 0.0 s left"
+    assert said[1] == "[1/3] f0.cu (9.0a) 1.0 s, about 2 s left"
+    assert said[3] == "[3/3] f2.cu (9.0a) 3.0 s"
     view = panel.view()
     assert "Build done: 3 of 3 files" in view.text and "f2.cu" in view.text
     assert WIDGET_MIME in view._repr_mimebundle_() and 'aria-valuenow="100"' in view.html
