@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -64,7 +65,9 @@ def show(
         return
     if not rows:
         return
-    table = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    table = Table(
+        title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     columns = columns or tuple(rows[0])
     for column in columns:
         numeric = all(type(row.get(column)) in (int, float, type(None)) for row in rows)
@@ -79,7 +82,7 @@ def show_devices(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json or not rows:
         show(rows, as_json)
         return
-    table = Table(show_header=False, pad_edge=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     for _ in rows:
         table.add_column(overflow="fold")
@@ -245,11 +248,28 @@ def inspect(
     rows = [plain(function) for function in inspection.functions]
     if target:
         rows = [row for row in rows if row["target"] == target]
-    columns = ("function", "target", "kind", "verdict", "opcodes", "registers", "spills", "shared_memory")
-    show(rows, as_json, columns)
+    show(rows if as_json else map(function_line, rows), as_json)
     dead = [row["function"] for row in rows if row["verdict"] == "dead"]
     if dead:
         raise CheckFailed(f"{len(dead)} dead function(s) in {file}: {', '.join(dead[:5])}")
+
+
+def function_line(row: dict[str, Any]) -> dict[str, Any]:
+    """A function as one line of the table: our instance's name or the demangled one, and what judges it."""
+    from kernelpkg import binaries
+
+    named = row["instance"] and row["declares"] != "none"
+    name = row["instance"] if named else row["function"].removeprefix("void ").partition("(")[0]
+    mma = binaries.mma_counts(row["opcodes"])
+    return {
+        "function": name if len(name) <= 60 else f"{name[:57]}...",
+        "target": row["target"],
+        "kind": row["kind"],
+        "verdict": row["verdict"],
+        "MMA": ", ".join(f"{count} {opcode}" for opcode, count in mma.items()) or "-",
+        "regs": row["registers"],
+        "spills": row["spills"],
+    }
 
 
 def built_library() -> Path:
@@ -316,15 +336,18 @@ def check(
     def line(row: dict[str, Any]) -> None:
         mark = "[green]ok  [/]" if row["passed"] else "[red]FAIL[/]"
         err.print(
-            f"{mark} {row['kernel']:26} {row['case']:52} {row['metric']} {row['value']:.2e} "
-            f"(bound {row['bound']:.1e})",
+            f"{mark} {row['kernel']} {row['case']}: {row['metric']} {row['value']:.2e}, "
+            f"bound {row['bound']:.1e}",
             highlight=False,
+            soft_wrap=True,
         )
 
     report = checker.run(kernels=split(kernel), size=size, device=device, seed=seed, on_case=line)
     if as_json:
         show(report.rows, True)
-    (err if as_json else out).print(f"{report.summary}  [{report.label}, {report.device}]", markup=False)
+    (err if as_json else out).print(
+        f"{report.summary}  [{report.label}, {report.device}]", markup=False, soft_wrap=True
+    )
     if record is not None:
         write_record("check", report, record)
     report.raise_for_status()
