@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -222,21 +223,19 @@ class _Run:
             return left.seconds((name, now - at) for name, at in started.items() if name not in finished)
 
         with Session(command, self.folder, env, keep_open=(self.lock,)) as session:
-            for line in session.lines():
+            for line in itertools.chain(session.lines(), (None,)):
                 self._check_cancel()
                 running = running_commands(session.pid) if line is None else []
                 for text in running:
                     for output, name in by_output.items():
                         if name not in started and f" {output} " in f"{text} ":
                             start(name)
-                step = reader.feed(line) if line is not None else None
+                step = reader.feed(line)
                 if step is None or step.output is None:
                     continue
                 if step.link:
                     self.say(self.event("link", f"Linked {catalogue.LIBRARY_NAME}.", seconds_left=0.0))
                 elif name := by_output.get(step.output):
-                    if step.output in reader.failed:
-                        continue
                     seen = name in started  # a file faster than the polling was never seen running
                     start(name)
                     finished[name] = time.monotonic() - started[name] if seen else None

@@ -32,34 +32,42 @@ class Step:
 
 @dataclass(slots=True)
 class NinjaReader:
-    """Takes Ninja's output line by line; gives steps as they finish and keeps the words of a failure."""
+    """Takes Ninja's output line by line; gives steps as they finish and keeps the words of a failure.
+
+    Ninja reports a step and only then says that it failed, so a step is held back until the next line.
+    """
 
     failed: list[str] = field(default_factory=list)  # outputs whose command failed
     log: list[str] = field(default_factory=list)  # what the failed commands printed
     noise: list[str] = field(default_factory=list)  # what commands that did not fail printed, warnings
     _in_failure: bool = False
+    _held: Step | None = None
 
-    def feed(self, line: str) -> Step | None:
-        """The step that this line reports as finished, if it does."""
+    def feed(self, line: str | None) -> Step | None:
+        """The step now known to have succeeded, if one is. None is a pause or the end of the output."""
+        held, self._held = self._held, None
+        if line is None:
+            return held
         line = line.rstrip("\n")
         status = _STATUS.match(line)
         if status:
             self._in_failure = False
             output = _OUTPUT.search(status[3])
-            return Step(
-                int(status[1]), int(status[2]), output[1] if output else None, status[3].startswith("Linking")
-            )
+            link = status[3].startswith("Linking")
+            self._held = Step(int(status[1]), int(status[2]), output[1] if output else None, link)
+            return held
         failure = _FAILED.match(line)
         if failure:
             self.failed.append(failure[1])
             self._in_failure = True
+            return held if held is not None and held.output != failure[1] else None
         elif line.startswith("ninja: error") or self._in_failure:
             self.log.append(line)
         elif line.startswith("ninja: "):
             pass
         elif line:
             self.noise.append(line)
-        return None
+        return held
 
     def planned(self) -> str:
         """For a dry run that Ninja refused: its words."""
@@ -69,7 +77,7 @@ class NinjaReader:
 def dry_run_outputs(text: str) -> tuple[list[str], bool]:
     """(objects that `ninja -n` says it would make, whether it would link)."""
     reader = NinjaReader()
-    steps = [step for line in text.splitlines() if (step := reader.feed(line))]
+    steps = [step for line in (*text.splitlines(), None) if (step := reader.feed(line))]
     return [s.output for s in steps if s.output and not s.link], any(s.link for s in steps)
 
 

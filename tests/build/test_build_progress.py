@@ -31,13 +31,20 @@ def test_dry_run():
 
 def test_steps():
     reader = NinjaReader()
-    assert reader.feed("[2/9] Building CUDA object x/a.cu.o\n") == Step(2, 9, "x/a.cu.o", False)
-    assert reader.feed("[9/9] Linking CXX shared module libkernelpkg_ops.so") == Step(
-        9, 9, "libkernelpkg_ops.so", True
-    )
-    assert reader.feed("a.cu(3): warning: unused") is None
+    assert reader.feed("[2/9] Building CUDA object x/a.cu.o\n") is None  # it may still say FAILED
+    assert reader.feed("a.cu(3): warning: unused") == Step(2, 9, "x/a.cu.o", False)
+    assert reader.feed("[9/9] Linking CXX shared module libkernelpkg_ops.so") is None
+    assert reader.feed(None) == Step(9, 9, "libkernelpkg_ops.so", True)
+    assert reader.feed(None) is None
     assert reader.noise == ["a.cu(3): warning: unused"]
     assert not reader.failed
+
+
+def test_a_failed_step_is_not_reported_as_finished():
+    reader = NinjaReader()
+    lines = ["[1/3] Building CXX object a.o", "[2/3] Building CXX object b.o", "FAILED: b.o ", "g++ b", None]
+    assert [step.output for line in lines if (step := reader.feed(line))] == ["a.o"]
+    assert reader.failed == ["b.o"]
 
 
 def test_failure_keeps_the_words_of_the_failed_command_only():

@@ -237,6 +237,7 @@ def test_an_error_names_the_file(project):
     assert answer["message"].startswith("Compiling csrc/marlin/fast.cpp failed: ")
     assert "was not declared in this scope" in answer["message"]
     assert kinds(answer)[-1] == "failed"
+    assert "file" not in kinds(answer)
     assert json.loads((folder(project) / "state.json").read_text())["status"] == "failed"
     path.write_text(good)
     assert run(project).get("error") is None
