@@ -19,7 +19,7 @@ MIB = 2**20
 LARGE_BYTES = 512 * MIB
 # Sizes of library GEMMs whose rate is the compute ceiling: M, N, K. Small devices take the small one alone.
 GEMMS = ((8192, 8192, 8192), (4096, 28672, 4096))
-SMALL_GEMMS = ((4096, 4096, 4096),)
+SMALL_GEMMS = ((4096, 28672, 4096),)
 SMALL_DEVICE = 100  # multiprocessors
 
 # Each thread keeps eight 16-byte loads in flight; the sum is stored only where it has one improbable value,

@@ -287,13 +287,14 @@ def _rows(a: Tensor, rows: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, n: int, weight: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
-    """a @ weight and the square root of a**2 @ weight**2, a few thousand columns at a time; all float64."""
+    """a @ weight and the spread of its partial sums (kernelpkg.check.metrics), a few thousand columns at a
+    time; all float64."""
     sums, spreads = [], []
     squared = a.square()
     for start in range(0, n, COLUMNS):
         part = weight(slice(start, min(start + COLUMNS, n)))
         sums.append(a @ part)
-        spreads.append((squared @ part.square_()).sqrt_())
+        spreads.append((squared @ part.square_()).sqrt_().add_(sums[-1].abs()))
     return torch.cat(sums, dim=1), torch.cat(spreads, dim=1)
 
 

@@ -35,7 +35,7 @@ _FP16_OVERFLOW = 65520.0
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """relative: of relative_error. unit: the output's rounding, as a part of |ref|. sums: the rounding of the
-    sums, as a part of |ref| + spread. step: the smallest step near zero."""
+    sums, as a part of their spread. step: the smallest step near zero."""
 
     relative: float
     unit: float
@@ -77,9 +77,11 @@ def bounds_for(entry: Kernel, case: Case, device: torch.device) -> Bounds:
 
 
 def _sum_rounding(entry: Kernel, case: Case, device: torch.device) -> float:
-    """How far the rounding of partial sums may move an element, as a part of |ref| + spread.
+    """How far the rounding of partial sums may move an element, as a part of their spread.
 
-    `spread` is sqrt(sum of (a w)^2), the size that partial sums of products with random signs reach.
+    `spread` is |product| + sqrt(sum of (a w)^2): where the partial sums end, before the bias, plus the size
+    that sums of products with random signs reach on the way. A bias may cancel the product and leave a small
+    element with the rounding of a large sum.
 
     CPU reference: float32 within 128 products, float64 above: 2^-24 for each of 128 steps, all in one
     direction. 16-bit MMA (emulated FP8 too): float32 accumulators that tensor cores truncate rather than
@@ -108,7 +110,7 @@ def compare(out: Tensor, ref: Tensor, spread: Tensor, bounds: Bounds, dtype: tor
         return Errors(math.inf, math.inf)
     if ref.numel() == 0:
         return Errors(0.0, 0.0)
-    allowed = bounds.unit * ref.abs() + bounds.sums * (ref.abs() + spread) + bounds.step
+    allowed = bounds.unit * ref.abs() + bounds.sums * spread + bounds.step
     got = out.double()
     expect_infinite = ref.isinf()
     undecided = torch.zeros_like(expect_infinite)

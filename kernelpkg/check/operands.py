@@ -25,8 +25,8 @@ class Problem:
     """One case, ready to run.
 
     inputs: the operator's tensors by name. call: runs the operator on such inputs. ref: float64 result.
-    spread: float64, sqrt of the sum of the squared products behind each element (the size its partial sums
-    reach).
+    spread: float64, the size that the partial sums behind each element reach: their end, without the bias,
+    plus sqrt of the sum of the squared products.
     """
 
     kernel: Kernel
@@ -177,10 +177,10 @@ def _scaled_mm(entry: Kernel, case: Case, device: torch.device, generator: torch
 
 
 def _product(a: Tensor, weight: Tensor, a_scales: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(a_scales * a) @ weight in float64, and sqrt of the same sum over squares. Overwrites `weight`."""
+    """(a_scales * a) @ weight in float64, and the spread of its partial sums. Overwrites `weight`."""
     rows = a.double() if a_scales is None else a.double() * a_scales.double()
     ref = rows @ weight
-    return ref, (rows.square_() @ weight.square_()).sqrt_()
+    return ref, (rows.square_() @ weight.square_()).sqrt_().add_(ref.abs())
 
 
 def _bias(case: Case, ref: Tensor, generator: torch.Generator) -> Tensor | None:

@@ -68,12 +68,14 @@ def run(
     seed: int = 0,
     on_case: Callable[[Row], None] | None = None,
     cancel: Cancel | None = None,
+    graphs: bool = True,
 ) -> CheckReport:
     """Checks kernels (all where None) on a device and returns the report; `report.raise_for_status()` judges
     it.
 
     size: 'tiny', 'default' or 'full'. device: 'auto' (the first GPU, else the CPU), 'cpu' or 'cuda:N'.
-    on_case is called with every row as it comes. cancel: checked before every case.
+    on_case is called with every row as it comes. cancel: checked before every case. graphs: whether to run
+    the cases that capture a CUDA graph.
 
     On a GPU the kernels run that its gates admit and the loaded library holds, and the evidence builds. On
     the CPU the reference operators run. Raises UsageError for what cannot be asked.
@@ -87,7 +89,7 @@ def run(
     )
     gated: Counter[str] = Counter()
     with torch.no_grad():
-        for row in _rows(chosen, size, where, seed, report, gated, cancel):
+        for row in _rows(chosen, size, where, seed, report, gated, cancel, graphs):
             report.rows.append(row)
             if on_case is not None:
                 on_case(row)
@@ -104,6 +106,7 @@ def _rows(
     report: CheckReport,
     gated: Counter[str],
     cancel: Cancel | None,
+    graphs: bool,
 ) -> Iterator[Row]:
     for entry, reason in _admitted(chosen, size, device, report, gated):
         label = CPU_LABEL if device.type == "cpu" else _LABELS[entry.evidence]
@@ -120,6 +123,8 @@ def _rows(
                 yield from _refusal_row(item, about, report)
                 continue
             why_not = _gated(item, device)
+            if not graphs and isinstance(item, Case) and item.kind == "graph":
+                why_not = "CUDA graphs were not asked for"
             if why_not:
                 gated[why_not] += 1
                 continue
@@ -276,8 +281,7 @@ def error_map(
     bounds = bounds_for(entry, case, where)
     with torch.no_grad(), poisoned():
         out = problem.run()
-    size = problem.ref.abs()
-    allowed = bounds.unit * size + bounds.sums * (size + problem.spread) + bounds.step
+    allowed = bounds.unit * problem.ref.abs() + bounds.sums * problem.spread + bounds.step
     error = ((out.double() - problem.ref).abs() / allowed).nan_to_num(math.inf)
     rows = []
     for r in range(0, case.m, tile):
