@@ -62,43 +62,44 @@ def bounds_for(entry: Kernel, case: Case, device: torch.device) -> Bounds:
 
     Output: rounding to nearest errs by at most 2^-p |ref|. Spread evenly over half a step, the root mean
     square is at most 2^-(p-1) / sqrt(12) of the value (1.66e-3 is what one sees in bfloat16, 2.26e-3 the most
-    there can be); a small output is a small sample of that, hence three standard deviations of a mean of
-    `count` squares on top.
+    there can be).
 
-    Sums: see `_sum_rounding`. Scales and bias are applied in float32 and add nothing that shows beside these.
-    A scale that is 2 % wrong moves its elements by five times a bfloat16 rounding and is seen by
-    worst_element.
+    Sums: the root mean square is `_sum_rounding` of the spread; the largest of `count` such errors is about
+    sqrt(2 ln count) times that, and two more for tails heavier than a normal's.
+
+    A small output is a small sample, hence three standard deviations of a mean of `count` squares on top of
+    the relative error's bound. Scales and bias are applied in float32 and add nothing that shows beside
+    these. A scale that is 2 % wrong moves its elements by five bfloat16 roundings and shows in worst_element.
     """
     bits = _SIGNIFICANT_BITS[case.dtype]
-    count = max(1, case.m * case.n)
-    output = 2.0 ** (1 - bits) / math.sqrt(12) * (1 + 3 / math.sqrt(2 * count))
+    count = max(2, case.m * case.n)
+    output = 2.0 ** (1 - bits) / math.sqrt(12)
     sums = _sum_rounding(entry, case, device)
-    return Bounds(math.hypot(output, sums), 2.0**-bits, sums, _SMALLEST_STEP[case.dtype])
+    relative = math.hypot(output, sums) * (1 + 3 / math.sqrt(2 * count))
+    largest = math.sqrt(2 * math.log(count)) + 2
+    return Bounds(relative, 2.0**-bits, largest * sums, _SMALLEST_STEP[case.dtype])
 
 
 def _sum_rounding(entry: Kernel, case: Case, device: torch.device) -> float:
-    """How far the rounding of partial sums may move an element, as a part of their spread.
+    """Root mean square of the rounding of partial sums, as a part of `spread`.
 
-    `spread` is |product| + sqrt(sum of (a w)^2): where the partial sums end, before the bias, plus the size
-    that sums of products with random signs reach on the way. A bias may cancel the product and leave a small
-    element with the rounding of a large sum.
+    `spread` is sqrt(sum of (a w)^2), the size that partial sums of products with random signs reach. Tensor
+    cores truncate each sum below a unit of its largest term. The truncated sums change sign at random, so the
+    errors of `steps` MMAs add up as sqrt(steps): 1.5 unit sqrt(steps), where 0.6 to 1.25 was measured on an
+    H200 (K from 128 to 28672, wgmma with fast accumulation).
 
-    CPU reference: float32 within 128 products, float64 above: 2^-24 for each of 128 steps, all in one
-    direction. 16-bit MMA (emulated FP8 too): float32 accumulators that tensor cores truncate rather than
-    round, so the errors point one way: 2^-23 of the partial sum for each 16 along K, doubled for the partial
-    sums' excursions, and eight steps more for the K-split and the scaling.
-    FP8 MMA: the adder keeps about 13 bits below its largest term, again truncating. Marlin takes the sum out
-    every 128 along K (four steps); scaled_mm with fast accumulation leaves it in for the whole of K. Random
-    partial sums cross zero and grow as sqrt(K), so on average two thirds of the full sum is what each of K /
-    32 steps truncates.
+    CPU reference: float32 within 128 products, float64 above; all 128 roundings in one direction.
+    16-bit MMA (the emulated FP8 forms too): float32 accumulators, 2^-23 for each 16 along K, and eight steps
+    more for the K-split and the scaling.
+    FP8 MMA: an adder of about 13 bits, for each 32 along K. Marlin takes the sum out every 128 along K, which
+    is four steps whatever K is; scaled_mm leaves it in for the whole of K.
     """
     if device.type == "cpu":
         return 128 * 2.0**-24
     if not entry.fp8_mma or entry.evidence is not None:
-        return 2 * (case.k / 16 + 8) * 2.0**-23
-    if entry.family == "marlin":
-        return 4 * 2.0**-13
-    return (case.k / 32 + 4) * 2.0**-13
+        return 1.5 * 2.0**-23 * math.sqrt(case.k / 16 + 8)
+    steps = 4 if entry.family == "marlin" else max(1, case.k / 32)
+    return 1.5 * 2.0**-13 * math.sqrt(steps)
 
 
 def compare(out: Tensor, ref: Tensor, spread: Tensor, bounds: Bounds, dtype: torch.dtype) -> Errors:

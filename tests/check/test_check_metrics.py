@@ -83,14 +83,14 @@ def test_bounds_catch_two_percent():
 
 def test_native_fp8_accumulation_is_the_only_wide_bound():
     long = Case("scaled_mm", 3, 64, 28672, token=True, channel=True)
-    wide = bounds_for(kernel("scaled_mm_sm90"), long, CUDA)
-    assert (
-        wide.sums
-        > 0.05
-        > bounds_for(kernel("scaled_mm_sm90_"[:-1]), Case("scaled_mm", 3, 64, 256), CUDA).sums
-    )
-    assert bounds_for(kernel("scaled_mm_sm120_standin"), long, CUDA).sums < 1e-3
-    assert bounds_for(kernel("scaled_mm_sm90"), long, CPU).sums < 1e-5
+    short = Case("scaled_mm", 3, 64, 256, token=True, channel=True)
+    native, standin = kernel("scaled_mm_sm90"), kernel("scaled_mm_sm120_standin")
+    # Measured on an H200 at K = 28672: root mean square 4.4e-3, worst element 2.0e-2 of |ref| + spread.
+    assert 4.4e-3 < bounds_for(native, long, CUDA).relative < 9e-3
+    assert 2.0e-2 < bounds_for(native, long, CUDA).sums < 4e-2
+    assert bounds_for(native, short, CUDA).sums < 4e-3
+    assert bounds_for(standin, long, CUDA).sums < 1e-4
+    assert bounds_for(native, long, CPU).sums < 1e-4
 
 
 def test_no_two_scales_that_a_kernel_could_exchange_are_alike():
