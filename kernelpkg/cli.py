@@ -68,7 +68,7 @@ def show(
     table = Table(
         title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
-    columns = columns or tuple(rows[0])
+    columns = columns or tuple(dict.fromkeys(column for row in rows for column in row))
     for column in columns:
         numeric = all(type(row.get(column)) in (int, float, type(None)) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
@@ -371,10 +371,22 @@ def bench(
             device=device,
             on_row=lambda row: status.update(f"{row['kernel']} {row['shape']} m={row['m']}"),
         )
-    columns = ("kernel", "shape", "m", "n", "k", "microseconds", "percent_of_limit", "peers")
-    show(report.rows, as_json, () if as_json else columns)
+    show(report.rows if as_json else map(bench_line, report.rows), as_json)
+    (err if as_json else out).print(f"{report.summary}  [{report.label}]", markup=False, soft_wrap=True)
+    for note in report.notes:
+        err.print(note, markup=False, soft_wrap=True)
     if record is not None:
         write_record("bench", report, record)
+    report.raise_for_status()
+
+
+def bench_line(row: dict[str, Any]) -> dict[str, Any]:
+    """A bench row as one line of the table: the median, the limit it is near, and how much slower peers are."""
+    line = {name: row[name] for name in ("kernel", "variant", "shape", "m")}
+    timing = row["microseconds"] or {}
+    line |= {"us": timing.get("median"), "p10": timing.get("p10"), "p90": timing.get("p90")}
+    line |= {"% of limit": row["percent_of_limit"], "limit": row["limit"]}
+    return line | {f"x {peer}": ratio for peer, ratio in (row["ratios"] or {}).items()}
 
 
 def write_record(kind: str, report: Any, folder: Path) -> None:
