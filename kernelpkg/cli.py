@@ -381,7 +381,7 @@ def bench(
 
 
 def bench_line(row: dict[str, Any]) -> dict[str, Any]:
-    """A bench row as one line of the table: the median, the limit it is near, and how much slower peers are."""
+    """A bench row as one line: the median, the limit it is near, and how much longer its peers take."""
     line = {name: row[name] for name in ("kernel", "variant", "shape", "m")}
     timing = row["microseconds"] or {}
     line |= {"us": timing.get("median"), "p10": timing.get("p10"), "p90": timing.get("p90")}
@@ -472,7 +472,7 @@ def main(run: Callable[..., Any] = app) -> None:
     try:
         run()
     except KernelpkgError as error:
-        err.print(f"kernelpkg: {error}", style="red", markup=False, highlight=False)
+        err.print(f"kernelpkg: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt:
         err.print("kernelpkg: stopped")
