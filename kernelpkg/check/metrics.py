@@ -35,7 +35,7 @@ _FP16_OVERFLOW = 65520.0
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """relative: of relative_error. unit: the output's rounding, as a part of |ref|. sums: the rounding of the
-    sums, as a part of their spread. step: the smallest step near zero."""
+    sums in the worst element, as a part of their spread. step: the smallest step near zero."""
 
     relative: float
     unit: float
@@ -81,12 +81,15 @@ def bounds_for(entry: Kernel, case: Case, device: torch.device) -> Bounds:
 
 
 def _sum_rounding(entry: Kernel, case: Case, device: torch.device) -> float:
-    """Root mean square of the rounding of partial sums, as a part of `spread`.
+    """Root mean square of the rounding of partial sums, as a part of their spread.
 
-    `spread` is sqrt(sum of (a w)^2), the size that partial sums of products with random signs reach. Tensor
-    cores truncate each sum below a unit of its largest term. The truncated sums change sign at random, so the
-    errors of `steps` MMAs add up as sqrt(steps): 1.5 unit sqrt(steps), where 0.6 to 1.25 was measured on an
-    H200 (K from 128 to 28672, wgmma with fast accumulation).
+    `spread` is |product| + sqrt(sum of (a w)^2): where the partial sums end, before the bias, plus the size
+    that sums of products with random signs reach on the way. A bias may cancel the product and leave a small
+    element with the rounding of a large sum.
+
+    Tensor cores truncate each sum below a unit of its largest term. The truncated sums change sign at random,
+    so the errors of `steps` MMAs add up as sqrt(steps): 1.5 unit sqrt(steps), where 0.6 to 1.25 was measured
+    on an H200 (K from 128 to 28672, wgmma with fast accumulation).
 
     CPU reference: float32 within 128 products, float64 above; all 128 roundings in one direction.
     16-bit MMA (the emulated FP8 forms too): float32 accumulators, 2^-23 for each 16 along K, and eight steps

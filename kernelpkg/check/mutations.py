@@ -58,9 +58,13 @@ def _swap_columns(x: Tensor) -> Tensor:
 
 
 def _two_percent(x: Tensor) -> Tensor:
-    """One scale 2 % too large: one group of one channel where there are groups."""
-    flat = x.view(-1)
-    flat[-1] = flat[-1] * 1.02
+    """One scale 2 % too large: one group of one channel where there are groups, the largest of the last
+    channel, since a group of small scale is a small part of its sum."""
+    last = x[..., -1]
+    if last.dim() and last.numel() > 1:
+        last[last.argmax()] *= 1.02
+    else:
+        last *= 1.02
     return x
 
 
@@ -128,12 +132,12 @@ MUTATIONS: tuple[Mutation, ...] = (
 # Enough rows that a fault in one channel meets elements small enough to show it.
 _PROOF_CASES: dict[str, tuple[Case, ...]] = {
     "marlin": (
-        Case("marlin", 33, 192, 384, "bf16", 128, bias=True),
+        Case("marlin", 129, 192, 384, "bf16", 128, bias=True),
         Case("marlin", 65, 320, 256, "fp16", -1, bias=True),
         Case("marlin", 257, 832, 1408, "bf16", 128, bias=True),
     ),
     "scaled_mm": (
-        Case("scaled_mm", 33, 208, 272, "bf16", token=True, channel=True, bias=True),
+        Case("scaled_mm", 129, 208, 272, "bf16", token=True, channel=True, bias=True),
         Case("scaled_mm", 65, 128, 1024, "fp16", token=True, channel=False, bias=True),
         Case("scaled_mm", 257, 832, 1408, "bf16", token=True, channel=True, bias=True),
     ),

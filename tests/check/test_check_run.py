@@ -1,4 +1,4 @@
-"""Cases, the run on the CPU, its report, and the proofs that it sees faults. About 25 s."""
+"""Cases, the run on the CPU, its report, and the proofs that it sees faults. About 35 s."""
 
 from __future__ import annotations
 
@@ -110,7 +110,16 @@ def test_cancel_stops_between_cases():
     report.raise_for_status()
 
 
-def test_every_fault_is_caught():
+@pytest.mark.parametrize("held_to", ["cpu", "cuda"])
+def test_every_fault_is_caught(monkeypatch, held_to):
+    """By the bounds of the CPU references, and by the wider ones that GPU kernels are held to."""
+    from kernelpkg.check import mutations
+
+    monkeypatch.setattr(
+        mutations,
+        "bounds_for",
+        lambda entry, case, device: check.bounds_for(entry, case, torch.device(held_to)),
+    )
     proofs = check.prove()
     assert [proof for proof in proofs if not proof.caught] == []
     assert "none" not in {proof.mutation for proof in proofs}
