@@ -31,7 +31,7 @@ class ThisInterpreter(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """A specification made here, of no file."""
-        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
+        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"]
         return KernelSpec(argv=argv, display_name="Python 3", language="python", env=dict(self.extra_env))
 
 
@@ -94,6 +94,7 @@ class _Engine(Engine):
             kernel_manager_class=type("Manager", (ThisInterpreter,), {"extra_env": dict(env)}),
             timeout_func=lambda cell: max(1, int(deadline - time.monotonic())),
             startup_timeout=120,
+            coalesce_streams=True,
             on_cell_start=lambda cell, cell_index: on_cell(cell_index, len(nb_man.nb.cells)),
         )
         client.tell = on_line

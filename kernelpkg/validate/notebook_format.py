@@ -16,6 +16,8 @@ from typing import Any
 
 import nbformat
 
+from kernelpkg.build.targets import FALLBACK_TARGETS
+
 PARAMETERS = "parameters"
 CHECKED = "nbval-check-output"
 TAGS = (PARAMETERS, CHECKED)
@@ -26,7 +28,12 @@ METADATA = {
 CODE_LINES = 14
 
 # What the tests run the notebooks with: the same on every machine.
-TEST_PARAMETERS: dict[str, Any] = {"device": "12.1", "size": "tiny"}
+TEST_PARAMETERS: dict[str, Any] = {
+    "device": "12.1",
+    "size": "tiny",
+    "targets": FALLBACK_TARGETS,
+    "instances": "test",
+}
 TEST_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -94,31 +101,29 @@ def problems(path: Path) -> list[str]:
     return found
 
 
-def prepare(source: Path, target: Path, parameters: Mapping[str, Any] | None = None) -> None:
-    """A copy of a notebook with parameters set as papermill does, not executed, its stored outputs kept."""
+def prepare(source: Path, target: Path) -> None:
+    """A copy with the tests' parameters, set as papermill does; not executed, its stored outputs kept."""
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
+    notebook = parameterize_notebook(load_notebook_node(str(source)), _given(source))
+    nbformat.write(notebook, target)
+
+
+def _given(path: Path) -> dict[str, Any]:
+    """The tests' parameters that this notebook has."""
     from kernelpkg.validate.runner import declared
 
-    given = TEST_PARAMETERS | dict(parameters or {})
-    known = declared(source)
-    notebook = load_notebook_node(str(source))
-    notebook = parameterize_notebook(
-        notebook, {name: value for name, value in given.items() if name in known}
-    )
-    nbformat.write(notebook, target)
+    return {name: value for name, value in TEST_PARAMETERS.items() if name in declared(path)}
 
 
 def refresh(path: Path) -> None:
     """Run a notebook with the tests' parameters and store its verdict lines. Raises what the run raises."""
     from kernelpkg.validate import engine
-    from kernelpkg.validate.runner import declared
 
-    given = {name: value for name, value in TEST_PARAMETERS.items() if name in declared(path)}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / path.name
-        engine.execute(path, run, given, seconds=600, env=TEST_ENVIRONMENT)
+        engine.execute(path, run, _given(path), seconds=600, env=TEST_ENVIRONMENT)
         executed = {cell["id"]: cell for cell in json.loads(run.read_text(encoding="utf-8"))["cells"]}
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:

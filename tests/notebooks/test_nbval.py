@@ -20,7 +20,6 @@ from kernelpkg.validate import notebook_format, notebooks_folder
 from kernelpkg.validate.runner import NOTEBOOKS
 
 SECONDS = 60
-TARGETS = {"targets": FALLBACK_TARGETS, "instances": "test"}
 
 
 def run_nbval(path: Path) -> subprocess.CompletedProcess[str]:
@@ -39,7 +38,7 @@ def test_the_verdict_lines_are_as_committed(name: str, tmp_path: Path) -> None:
             f"no library is built in {build_root()}: run `kernelpkg build --arch {FALLBACK_TARGETS}` first"
         )
     copy = tmp_path / f"{name}.ipynb"
-    notebook_format.prepare(notebooks_folder() / copy.name, copy, TARGETS)
+    notebook_format.prepare(notebooks_folder() / copy.name, copy)
     begin = time.monotonic()
     done = run_nbval(copy)
     seconds = time.monotonic() - begin
