@@ -6,13 +6,13 @@ that no file is compiled for a target it has no business on.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from kernelpkg.arch import Target
+from kernelpkg.build import instances_marlin, instances_scaled_mm
 from kernelpkg.build.instance import SETS, Instance
 from kernelpkg.errors import UsageError
 from kernelpkg.gates import EVIDENCE, instances_for
@@ -73,13 +73,7 @@ def csrc_folder() -> Path:
 @cache
 def all_instances() -> tuple[Instance, ...]:
     """Every instance of the catalogue. Raises ValueError where two share a name."""
-    found: tuple[Instance, ...] = ()
-    for module in ("instances_marlin", "instances_scaled_mm"):
-        try:
-            found += tuple(importlib.import_module(f"kernelpkg.build.{module}").instances())
-        except ModuleNotFoundError as error:
-            if error.name != f"kernelpkg.build.{module}":
-                raise
+    found = (*instances_marlin.instances(), *instances_scaled_mm.instances())
     seen: set[str] = set()
     for instance in found:
         if instance.name in seen:

@@ -70,7 +70,7 @@ def resolve_targets(arch: str | Iterable[object], detection: Detection | None = 
     if isinstance(arch, str) and arch.strip().lower() == "native":
         found = quick_detect() if detection is None else detection
         if not found.devices:
-            why = f" ({found.message})" if found.message else ""
+            why = f" ({found.message.rstrip('.')})" if found.message else ""
             raise UsageError(
                 f"'native' needs a GPU and none is here{why}; name the targets instead, for example "
                 f"`kernelpkg build --arch {FALLBACK_TARGETS}`. Targets with kernels: {listed}."

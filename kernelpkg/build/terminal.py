@@ -51,12 +51,12 @@ def progress(console: Console | None = None) -> Iterator[Callable[[BuildEvent], 
         elif event.kind == "file" and event.file:
             running.pop(event.file, None)
             if not out.is_terminal:
-                out.print(file_line(event), markup=False, highlight=False)
+                out.print(file_line(event), markup=False, highlight=False, soft_wrap=True)
         elif event.kind in END_KINDS:
             if event.kind != "failed":  # a failure is raised, and said by who catches it
-                out.print(event.message, markup=False, highlight=False, style="dim")
+                out.print(event.message, markup=False, highlight=False, soft_wrap=True, style="dim")
         elif event.message:
-            out.print(event.message, markup=False, highlight=False, style="dim")
+            out.print(event.message, markup=False, highlight=False, soft_wrap=True, style="dim")
         bar.update(
             task,
             completed=event.done,
