@@ -23,12 +23,14 @@ class Tile:
 
     label: what people read and what names the file, for example "64x16x256_pingpong_swapped".
     arguments: the template arguments after the output type.
+    shared_memory: bytes per block, as the registry entry of the kernel says; its stand-in needs the same.
     test: the outputs ("bf16", "fp16") that belong to the test set.
     standin: the outputs whose 9.0a stand-in is built, a part of which the test set takes.
     """
 
     label: str
     arguments: str
+    shared_memory: int
     test: tuple[str, ...] = ()
     standin: tuple[str, ...] = ()
 
@@ -58,11 +60,11 @@ SM89 = Route(
     standin_header="scaled_mm/sm89_fp8.cuh",
     cost_seconds=15.0,
     tiles=(
-        Tile("16x64x128", "16, 64, 128, 16, 64, 64, 5", test=("bf16", "fp16"), standin=BOTH),
-        Tile("32x64x128", "32, 64, 128, 16, 64, 64, 5", standin=("bf16",)),
-        Tile("64x64x128", "64, 64, 128, 32, 64, 64, 5", standin=("bf16",)),
-        Tile("64x128x128", "64, 128, 128, 64, 64, 64, 3", standin=("bf16",)),
-        Tile("128x128x64", "128, 128, 64, 64, 64, 64, 5", test=("bf16",), standin=BOTH),
+        Tile("16x64x128", "16, 64, 128, 16, 64, 64, 5", 51200, test=("bf16", "fp16"), standin=BOTH),
+        Tile("32x64x128", "32, 64, 128, 16, 64, 64, 5", 61440, standin=("bf16",)),
+        Tile("64x64x128", "64, 64, 128, 32, 64, 64, 5", 81920, standin=("bf16",)),
+        Tile("64x128x128", "64, 128, 128, 64, 64, 64, 3", 73728, standin=("bf16",)),
+        Tile("128x128x64", "128, 128, 64, 64, 64, 64, 5", 81920, test=("bf16",), standin=BOTH),
     ),
 )
 
@@ -76,13 +78,15 @@ SM90 = Route(
         Tile(
             "64x16x256_pingpong_swapped",
             "64, 16, 256, 1, 1, Sm90Schedule::kPingpong, true",
+            229376,
             test=("bf16", "fp16"),
         ),
-        Tile("64x64x256_pingpong_swapped", "64, 64, 256, 1, 1, Sm90Schedule::kPingpong, true"),
-        Tile("64x128x128_pingpong_swapped", "64, 128, 128, 1, 1, Sm90Schedule::kPingpong, true"),
+        Tile("64x64x256_pingpong_swapped", "64, 64, 256, 1, 1, Sm90Schedule::kPingpong, true", 206848),
+        Tile("64x128x128_pingpong_swapped", "64, 128, 128, 1, 1, Sm90Schedule::kPingpong, true", 231424),
         Tile(
             "128x128x128_pingpong_cluster2",
             "128, 128, 128, 2, 1, Sm90Schedule::kPingpong, false",
+            206336,
             test=("bf16",),
         ),
     ),
@@ -97,10 +101,11 @@ SM120 = Route(
     standin_header="scaled_mm/standin/sm120_standin.cuh",
     cost_seconds=45.0,
     tiles=(
-        Tile("64x64x128_pingpong", "64, 64, 128, Sm120Schedule::kPingpong", test=BOTH, standin=BOTH),
+        Tile("64x64x128_pingpong", "64, 64, 128, Sm120Schedule::kPingpong", 92160, test=BOTH, standin=BOTH),
         Tile(
             "128x128x128_cooperative",
             "128, 128, 128, Sm120Schedule::kCooperative",
+            75776,
             test=("bf16",),
             standin=BOTH,
         ),
@@ -145,7 +150,7 @@ def _instances(route: Route) -> list[Instance]:
                         sets=TEST if output in tile.test else RELEASE,
                         source=_source(header, registry, name, text, route, c_type, place, type_),
                         function=rf"scaled_mm_kernel<kernelpkg::scaled_mm_instances::{name}>",
-                        shared_memory=None,
+                        shared_memory=tile.shared_memory,
                         cost_seconds=route.cost_seconds,
                     )
                 )
