@@ -231,7 +231,8 @@ def test_nothing_is_kept_after_a_call():
     before = torch.cuda.memory_allocated()
     for _ in range(20):
         ops.marlin_gemm(x, weight)
-    assert torch.cuda.memory_allocated() == before
+    # Less is fine: blocks that earlier tests used on other streams are returned late.
+    assert torch.cuda.memory_allocated() <= before
 
 
 def test_a_refused_call_leaves_the_device_usable():
