@@ -16,10 +16,10 @@ bool register_instance() {
 }  // namespace kernelpkg::marlin
 
 // family: kShipped or kEmulated; gate: a struct of kernelpkg::gates; the rest as in Tile.
-#define KERNELPKG_MARLIN_INSTANCE(family, gate, act, format, out, row_blocks, cols, stage_k, stages, blocks_per_sm)      \
-  namespace {                                                                                                            \
-  [[maybe_unused]] const bool kRegistered = ::kernelpkg::marlin::register_instance<                                      \
-      ::kernelpkg::marlin::Family::family, ::kernelpkg::gates::gate,                                                     \
-      ::kernelpkg::marlin::Tile<::kernelpkg::DType::act, ::kernelpkg::WeightFormat::format, ::kernelpkg::DType::out,     \
-                                row_blocks, cols, stage_k, stages, blocks_per_sm>>();                                    \
+#define KERNELPKG_MARLIN_INSTANCE(family, gate, act, format, out, row_blocks, cols, stage_k, stages, blocks_per_sm)   \
+  namespace {                                                                                                         \
+  [[maybe_unused]] const bool kRegistered = ::kernelpkg::marlin::register_instance<                                   \
+      ::kernelpkg::marlin::Family::family, ::kernelpkg::gates::gate,                                                  \
+      ::kernelpkg::marlin::Tile<::kernelpkg::DType::act, ::kernelpkg::WeightFormat::format, ::kernelpkg::DType::out,  \
+                                row_blocks, cols, stage_k, stages, blocks_per_sm>>();                                 \
   }

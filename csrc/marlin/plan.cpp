@@ -6,6 +6,8 @@
 namespace kernelpkg::marlin {
 namespace {
 
+constexpr int64_t kMaxUnits = int64_t{1} << 30;
+
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 // A rough clock for one candidate, in nanoseconds: good enough to weigh a wider tile against a finer split. The
@@ -74,10 +76,16 @@ Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts
       last_failure = prepared;
       continue;
     }
-    Schedule schedule = {ceil_div(args.m, 16 * row_blocks), ceil_div(args.n, one.cols), args.k / kUnitK, 0};
-    const int64_t slots = static_cast<int64_t>(facts.sms) * blocks_per_sm;
-    const auto consider = [&](int64_t blocks) {
-      schedule.blocks = static_cast<int>(std::min<int64_t>(std::max<int64_t>(blocks, 1), schedule.units()));
+    const int m_tiles = ceil_div(args.m, 16 * row_blocks), n_tiles = ceil_div(args.n, one.cols);
+    const int k_units = args.k / kUnitK;
+    if (static_cast<int64_t>(m_tiles) * n_tiles * k_units > kMaxUnits) {
+      return Status::error("marlin_gemm: size_m = " + std::to_string(args.m) +
+                           " makes more work units than one launch counts (2^30); call it in slices of rows.");
+    }
+    const int tiles = m_tiles * n_tiles;
+    const int slots = facts.sms * blocks_per_sm;
+    const auto consider = [&](int blocks) {
+      const Schedule schedule = Schedule::make(m_tiles, n_tiles, k_units, std::clamp(blocks, 1, tiles * k_units));
       const double time = estimate(args, one, schedule, blocks_per_sm, facts);
       if (plan->instance != nullptr && time >= best_time) return;
       best_time = time;
@@ -88,11 +96,10 @@ Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts
       consider(request.blocks);
       continue;
     }
-    consider(schedule.tiles());
-    if (schedule.tiles() < 4 * slots) {
-      consider(slots);
-      consider(facts.sms);
-      for (int split = 2; split * schedule.tiles() <= slots; ++split) consider(split * schedule.tiles());
+    consider(tiles);
+    if (tiles < 4 * slots) {
+      for (int per_sm = 1; per_sm <= blocks_per_sm; ++per_sm) consider(facts.sms * per_sm);
+      for (int split = 2; split * tiles <= slots; ++split) consider(split * tiles);
     }
   }
   if (plan->instance == nullptr) {
@@ -103,7 +110,7 @@ Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts
   if (plan->schedule.splits_k()) {
     const int rows = std::min(args.m, 16 * plan->instance->row_blocks);
     plan->slot_floats = static_cast<int64_t>(rows) * plan->instance->cols;
-    plan->workspace_bytes = static_cast<size_t>(plan->schedule.slots() * plan->slot_floats) * sizeof(float);
+    plan->workspace_bytes = static_cast<size_t>(plan->schedule.slots()) * static_cast<size_t>(plan->slot_floats) * sizeof(float);
   }
   return {};
 }

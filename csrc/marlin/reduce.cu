@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kReduceThreads)
   } else {
     wait_for_prior_kernels();
     const Schedule& schedule = params.schedule;
-    const int64_t tile = blockIdx.x;
+    const int tile = blockIdx.x;
     const int first = schedule.owner(tile * schedule.k_units);
     const int last = schedule.owner((tile + 1) * schedule.k_units - 1);
     if (first == last) return;  // the GEMM wrote this tile itself
