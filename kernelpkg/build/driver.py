@@ -119,9 +119,8 @@ class _Run:
 
     def _configure(self, toolchain: Toolchain) -> None:
         """Runs CMake, unless everything it reads is as it was."""
-        tools = json.dumps(
-            {key: value for key, value in toolchain.to_json().items() if key not in ("notes", "source")}
-        )
+        kept = {key: value for key, value in toolchain.to_json().items() if key not in ("notes", "source")}
+        tools = json.dumps(kept | {"csrc": str(catalogue.csrc_folder())})
         listed = ",".join(map(str, self.targets))
         wanted = configure_hash(tools, self.set_name, listed, sys.executable)
         state = manifest.read_json(self.folder / manifest.STATE_NAME) or {}
@@ -132,7 +131,7 @@ class _Run:
         self.say(self.event("configure", f"Configuring set {self.set_name} for {listed} in {self.folder}."))
         command = [toolchain.cmake, "-S", catalogue.csrc_folder(), "-B", self.folder, "-G", "Ninja"]
         if state.get("tools") != tools:
-            command.append("--fresh")  # CMake cannot change a compiler in a cache it has
+            command.append("--fresh")  # CMake cannot change compiler or sources of a cache
         settings = {
             "CMAKE_MAKE_PROGRAM": toolchain.ninja,
             "CMAKE_CXX_COMPILER": toolchain.cxx,
