@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 from kernelpkg.validate.report import ValidateReport
 from kernelpkg.widgets import ladder_view
 from kernelpkg.widgets.build_panel import duration
-from kernelpkg.widgets.view import PLOTLY_MIME, STYLE, WIDGET_MIME, chip, esc
+from kernelpkg.widgets.view import PLOTLY_MIME, STYLE, WIDGET_MIME, chip, esc, symbol
 
 _ASSETS = Path(__file__).parent / "assets"
 _CHIPS = {"pass": ("pass", "pass"), "fail": ("fail", "fail"), "open": ("open", "open")}
@@ -98,7 +98,7 @@ def first_page(report: ValidateReport, folder: Path) -> str:
     """The body of index.html: what held, errors first, the ladder, the notebooks, the machine."""
     when = datetime.fromisoformat(report.started)
     parts = [
-        f"<h1>{esc(report.headline)}</h1>",
+        f"<h1>{symbol('pass' if report.exit_code == 0 else 'fail')} {esc(report.headline)}</h1>",
         f'<p class="lead">{esc(report.machine.get("device", "The device is not known"))}. '
         f"{when:%d %B %Y, %H:%M %Z}, {duration(report.seconds)}. {esc(_cases(report))}</p>",
     ]

@@ -8,7 +8,18 @@ from typing import Any
 import plotly.graph_objects as go
 
 from kernelpkg.widgets.svg import heatmap, number
-from kernelpkg.widgets.view import COLOURS, Column, Markup, View, chip, esc, html_table, symbol, text_table
+from kernelpkg.widgets.view import (
+    COLOURS,
+    Column,
+    FigureView,
+    Markup,
+    View,
+    chip,
+    esc,
+    html_table,
+    symbol,
+    text_table,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -96,7 +107,7 @@ def margins(rows: Rows, title: str = "Error of every case, as a part of its boun
         height=220 + 34 * len(kernels),
     )
     table = worst(rows)
-    return View(table.text, table.html, figure=figure)
+    return FigureView(table.text, "", figure=figure, below=table.html)
 
 
 def error_map(tiles: Sequence[Sequence[float]], case: str, tile: int, label: str = "") -> View:
@@ -149,8 +160,9 @@ def error_map(tiles: Sequence[Sequence[float]], case: str, tile: int, label: str
         height=max(280, min(560, 160 + 22 * len(rows))),
     )
     svg = heatmap(title, rows, x_title, y_title, 0.0, 1.0, 1.0)
-    html = f'<div class="kp-static">{svg}</div><p class="kp-note">{esc(said)}</p>'
-    return View(f"{title}\n{said}", Markup(html), figure=figure)
+    below = Markup(f'<p class="kp-note">{esc(said)}</p>')
+    html = Markup(f'<div class="kp-static">{svg}</div>')
+    return FigureView(f"{title}\n{said}", html, figure=figure, below=below)
 
 
 def proofs(found: Sequence[Any]) -> View:
@@ -200,7 +212,7 @@ def recorded(records: Iterable[Any], kernels: Sequence[str] | None = None) -> Vi
         ]
     if not rows:
         said = "No check on a GPU is on record yet. `kernelpkg check --record FOLDER` on a GPU makes one."
-        return View(said, Markup(f"<p>{chip('unproved', 'no record')} {esc(said)}</p>"))
+        return View(said, Markup(f"<p>{chip('unproved', 'no record')}: {esc(said)}</p>"))
     failed = sum(not row["passed"] for row in rows)
     caption = f"{record.source}: {len(rows)} rows, {failed or 'none'} outside its bound"
     return worst(rows, caption)

@@ -109,7 +109,7 @@ def devices(found: Sequence[Any], message: str | None) -> View:
     """
     if not found:
         said = message or "No device was found."
-        return View(said, f"<p>{chip('unproved', 'no device')} {esc(said)}</p>")
+        return View(said, f"<p>{chip('unproved', 'no device')}: {esc(said)}</p>")
     columns = [
         Column("name", "device"),
         Column("capability", "capability", "right"),

@@ -21,10 +21,18 @@ def _get(row: Any, key: str) -> Any:
 
 def telling(opcodes: Mapping[str, int] | None) -> str:
     """The opcodes that decide a verdict, summed over their variants: '128 QMMA'."""
-    counts = {
-        name: sum(n for op, n in (opcodes or {}).items() if op.split(".")[0] == name) for name in _TELLING
-    }
-    return ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "no MMA"
+    return _tellings([opcodes or {}])
+
+
+def _tellings(functions: Sequence[Mapping[str, int]]) -> str:
+    """The same over several functions: '32 to 128 HMMA'."""
+    words = []
+    for name in _TELLING:
+        counts = [sum(n for op, n in found.items() if op.split(".")[0] == name) for found in functions]
+        if any(counts):
+            low, high = min(counts), max(counts)
+            words.append(f"{low if low == high else f'{low} to {high}'} {name}")
+    return ", ".join(words) or "no MMA"
 
 
 def targets(manifest: Mapping[str, Any], found: Iterable[Any]) -> View:
@@ -45,7 +53,7 @@ def targets(manifest: Mapping[str, Any], found: Iterable[Any]) -> View:
                 "kernel": kernel,
                 "gate": entry["gate"],
                 "requested": ", ".join(entry["targets"]) or "none of its own",
-                "built": ", ".join(sorted(there)) or "nothing",
+                "built": ", ".join(sorted(there, key=lambda t: (len(t), t))) or "nothing",
                 "instances": len(entry["instances"]),
                 "status": status,
                 "note": {"emulated": "evidence: emulated", "standin": "evidence: stand-in"}.get(
@@ -99,7 +107,7 @@ def functions(rows: Iterable[Any]) -> View:
             "registers": _span(members, "registers"),
             "spills": _span(members, "spills"),
             "shared_memory": _span(members, "shared_memory"),
-            "mma": members[0]["mma"] + (" (first function)" if len({m["mma"] for m in members}) > 1 else ""),
+            "mma": _tellings([m["opcodes"] for m in members]),
         }
         for (kernel, target, verdict), members in sorted(groups.items())
     ]
@@ -130,7 +138,8 @@ def functions(rows: Iterable[Any]) -> View:
 def _function_row(row: Any) -> dict[str, Any]:
     out = {key: _get(row, key) for key in ("target", "verdict", "registers", "spills", "shared_memory")}
     out["kernel"] = str(_get(row, "kernel") or "not in the catalogue")
-    return out | {"name": short_name(str(_get(row, "function"))), "mma": telling(_get(row, "opcodes"))}
+    opcodes = _get(row, "opcodes") or {}
+    return out | {"name": short_name(str(_get(row, "function"))), "mma": telling(opcodes), "opcodes": opcodes}
 
 
 def _span(rows: Sequence[Mapping[str, Any]], key: str) -> str | None:

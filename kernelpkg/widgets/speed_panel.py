@@ -13,7 +13,17 @@ import plotly.graph_objects as go
 
 from kernelpkg.bench.shapes import work
 from kernelpkg.widgets.svg import Series, chart, number, ticks
-from kernelpkg.widgets.view import COLOURS, Column, Markup, View, chip, esc, html_table, text_table
+from kernelpkg.widgets.view import (
+    COLOURS,
+    Column,
+    FigureView,
+    Markup,
+    View,
+    chip,
+    esc,
+    html_table,
+    text_table,
+)
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MARKS = ("circle", "square", "triangle-up", "diamond", "cross", "x")
@@ -214,7 +224,7 @@ def peers(rows: Rows, table: Mapping[str, Any]) -> View:
 
 def nothing(sentence: str) -> View:
     """A view that says why there is nothing to see."""
-    return View(sentence, Markup(f"<p>{chip('unproved', 'nothing to show')} {esc(sentence)}</p>"))
+    return View(sentence, Markup(f"<p>{chip('unproved', 'nothing to show')}: {esc(sentence)}</p>"))
 
 
 NO_RECORD = "No bench on a GPU is on record yet. `kernelpkg bench --record FOLDER` on a GPU makes one."
@@ -365,8 +375,6 @@ def _with_table(
     columns: Sequence[Column],
     caption: str,
 ) -> View:
-    html = (
-        f'<div class="kp-static">{static}</div><details><summary>{esc(caption)}, as a table</summary>'
-        f"{html_table(columns, table)}</details>"
-    )
-    return View(text_table(columns, table, caption), Markup(html), figure=figure)
+    below = f"<details><summary>{esc(caption)}, as a table</summary>{html_table(columns, table)}</details>"
+    html = f'<div class="kp-static">{static}</div>'
+    return FigureView(text_table(columns, table, caption), Markup(html), figure=figure, below=below)

@@ -30,6 +30,7 @@ SYMBOLS = {
     "no": "–",
     "no claim": "–",
     "unproved": "○",
+    "open": "○",
     "emulated": "≈",
     "fp8 widened": "≈",
     "ptx only": "◌",
@@ -64,6 +65,30 @@ class View:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class FigureView(View):
+    """A plotly figure with the table of its numbers under it.
+
+    Tools that draw the figure do not show its HTML form, so in a notebook the table is an output of its own.
+    """
+
+    below: str = ""
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return self._bundle(self.html + self.below)
+
+    def _bundle(self, html: str) -> dict[str, Any]:
+        whole = View(self.text, html, self.figure)
+        return whole._repr_mimebundle_()
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self._bundle(self.html), raw=True)
+        if self.below:
+            display(View("(the same as a table)", self.below)._repr_mimebundle_(), raw=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,8 @@ def test_latency_draws_the_rows_and_nothing_else() -> None:
     menu = view.figure.layout.updatemenus[0].buttons
     assert [b.label for b in menu] == ["8B.o", "8B.down"]
     assert "recorded (Card, 2026-01-02)" in view.figure.layout.title.text
-    assert "recorded (Card, 2026-01-02)" in view.text and "<svg" in view.html and "as a table" in view.html
+    html = bundle(view)["text/html"]
+    assert "recorded (Card, 2026-01-02)" in view.text and "<svg" in html and "as a table" in html
 
 
 def test_speed_up_is_the_peers_time_over_ours() -> None:
