@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kernelpkg.errors import UsageError
+
 if TYPE_CHECKING:
     from kernelpkg.validate.report import ValidateReport as ValidateReport
     from kernelpkg.validate.runner import notebooks_folder as notebooks_folder
@@ -33,4 +35,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("kernelpkg"):
+            raise
+        raise UsageError(
+            f"Running the notebooks needs {error.name}, which is not installed: "
+            "`pip install 'kernelpkg[notebooks]'` brings all they need."
+        ) from error

@@ -104,7 +104,7 @@ def first_page(report: ValidateReport, folder: Path) -> str:
     ]
     wrong = [row for row in report.rows if row["error"] or row["status"] != "pass"]
     if wrong:
-        parts.append("<h2>What went wrong</h2>" + "".join(map(_error_card, wrong)))
+        parts.append("<h2>What went wrong</h2>" + "".join(_error_card(row, folder) for row in wrong))
     rungs = [rung for row in report.rows for rung in row["rungs"]]
     if rungs:
         asked = ", ".join(dict.fromkeys(str(r["capability"]) for r in rungs))
@@ -133,18 +133,23 @@ def _cases(report: ValidateReport) -> str:
     return f"Cases: {report.summary}." if report.ran or report.gated_out else ""
 
 
-def _error_card(row: Mapping[str, Any]) -> str:
+def _link(name: str, folder: Path) -> str:
+    """The notebook's name, leading to its page where it has one."""
+    return f'<a href="{esc(name)}.html">{esc(name)}</a>' if (folder / f"{name}.html").is_file() else esc(name)
+
+
+def _error_card(row: Mapping[str, Any], folder: Path) -> str:
     problem = row["error"]
-    name = row["notebook"]
+    name = _link(row["notebook"], folder)
     if problem is None:
         why = "It was not run: the run was interrupted before it ended." if row["status"] == "not run" else ""
-        return f'<div class="card wrong"><h3>{esc(name)}</h3><p>{esc(why)}</p></div>'
+        return f'<div class="card wrong"><h3>{name}</h3><p>{esc(why)}</p></div>'
     failed = "".join(
         _verdict(v["status"], v["claim"], v["detail"]) for v in row["verdicts"] if v["status"] == "fail"
     )
     hint = " The machine gave up, so another try may go through." if row["status"] == "unfit" else ""
     return (
-        f'<div class="card wrong"><h3>{chip("fail", problem["type"])} {esc(name)}</h3>'
+        f'<div class="card wrong"><h3>{chip("fail", problem["type"])} {name}</h3>'
         f"<p>{esc(problem['message'])}{hint}</p>"
         + (f'<ul class="verdicts">{failed}</ul>' if failed else "")
         + f"<details><summary>Traceback</summary><pre>{esc(problem['traceback'])}</pre></details></div>"
@@ -152,10 +157,7 @@ def _error_card(row: Mapping[str, Any]) -> str:
 
 
 def _card(row: Mapping[str, Any], folder: Path) -> str:
-    name = row["notebook"]
-    title = (
-        f'<a href="{esc(name)}.html">{esc(name)}</a>' if (folder / f"{name}.html").is_file() else esc(name)
-    )
+    title = _link(row["notebook"], folder)
     took = f'<span class="soft">{duration(row["seconds"])}</span>' if row["seconds"] else ""
     verdicts = "".join(_verdict(v["status"], v["claim"], v["detail"]) for v in row["verdicts"])
     mark = chip(_STATUS[row["status"]], row["status"])

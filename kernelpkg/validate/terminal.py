@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kernelpkg.validate.runner import OnProgress
-from kernelpkg.validate.runner import Progress as News
 from kernelpkg.widgets.view import symbol
+
+if TYPE_CHECKING:
+    from kernelpkg.validate.runner import OnProgress
+    from kernelpkg.validate.runner import Progress as News
 
 _COLOURS = {"pass": "green", "fail": "red", "unfit": "yellow"}
 

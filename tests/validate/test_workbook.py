@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,6 +76,18 @@ def test_a_failed_verdict_fails_the_notebook_at_its_end(monkeypatch: pytest.Monk
     book.hold("b", True, "yes")
     with pytest.raises(CheckFailed, match="1 of 2 verdicts failed: a"):
         book.close()
+
+
+def test_without_the_notebook_packages_it_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['papermill'] = None; sys.modules['papermill.clientwrap'] = None\n"
+        "from kernelpkg import validate\n"
+        "from kernelpkg.validate import terminal\n"
+        "try: validate.run()\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("UsageError Running the notebooks needs papermill")
 
 
 def test_exceptions_have_exit_codes() -> None:
