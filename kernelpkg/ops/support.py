@@ -8,6 +8,7 @@ import torch
 
 from kernelpkg.arch import Capability, Image, Target, best_image
 from kernelpkg.build import LibraryInfo, find_library
+from kernelpkg.build.targets import native_targets
 from kernelpkg.errors import UsageError
 from kernelpkg.gates import GateRefusal, gate
 from kernelpkg.ops.functional import device_capability, scaled_mm_gate
@@ -68,7 +69,7 @@ def supports(op: str, device_or_capability: object, library: LibraryInfo | None 
     if not answer:
         return Support(op, entry.name, capability, False, None, answer.reason, path)
     if at_hand is None:
-        reason = f"{answer.reason} No library is built yet: run `kernelpkg build --arch {capability}`."
+        reason = f"{answer.reason} No library is built yet: run {_build_for(capability)}."
         return Support(op, entry.name, capability, True, None, reason)
     built, why = _holds(at_hand, entry, capability)
     word = {True: "Built", False: "Not built", None: "Unknown whether built"}[built]
@@ -82,10 +83,15 @@ def _holds(library: LibraryInfo, entry: Kernel, capability: Capability) -> tuple
         return None, f"{library.path} has no manifest beside it; `kernelpkg inspect` reads what it holds"
     targets = library.manifest.get("kernels", {}).get(entry.name, {}).get("targets", [])
     if not targets:
-        return False, f"{library.path} holds no {entry.name}; run `kernelpkg build --arch {capability}`"
+        return False, f"{library.path} holds no {entry.name}; run {_build_for(capability)}"
     _, load_answer = best_image(tuple(Image("cubin", Target.parse(target)) for target in targets), capability)
-    again = "" if load_answer.native else f"; run `kernelpkg build --arch {capability}`"
+    again = "" if load_answer.native else f"; run {_build_for(capability)}"
     return load_answer.native, f"{load_answer.reason}{again}"
+
+
+def _build_for(capability: Capability) -> str:
+    """The command that builds what a device of this capability runs."""
+    return f"`kernelpkg build --arch {','.join(map(str, native_targets(capability)))}`"
 
 
 def _known(op: str) -> None:
