@@ -10,6 +10,13 @@
 
 namespace kernelpkg {
 
+// (word & mask) | bits as the one instruction it is; left alone, two immediates make the compiler take two.
+__device__ __forceinline__ uint32_t and_or(uint32_t word, uint32_t mask, uint32_t bits) {
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(word), "r"(mask), "r"(bits));
+  return result;
+}
+
 __device__ __forceinline__ uint32_t half2_sub(uint32_t a, uint32_t b) {
   uint32_t result;
   asm("sub.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));

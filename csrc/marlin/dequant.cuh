@@ -47,15 +47,15 @@ __device__ __forceinline__ void dequantise(uint32_t (&b)[2], uint32_t word, int 
       // 0x6400 is 1024, whose last mantissa bit is worth 1: OR-ing a nibble in gives 1024 + q, or 1024 + 16 q for the
       // nibble above. Then (1024 + q) - 1032 and (1024 + 16 q) / 16 - 72 are q - 8.
       const uint32_t pairs = word >> (8 * step);
-      b[0] = half2_sub((pairs & 0x000f000fu) | 0x64006400u, 0x64086408u);
-      b[1] = half2_fma((pairs & 0x00f000f0u) | 0x64006400u, 0x2c002c00u, 0xd480d480u);
+      b[0] = half2_sub(and_or(pairs, 0x000f000fu, 0x64006400u), 0x64086408u);
+      b[1] = half2_fma(and_or(pairs, 0x00f000f0u, 0x64006400u), 0x2c002c00u, 0xd480d480u);
     } else {
       // bf16 keeps 8 significant bits: 0x4300 is 128 with a last bit worth 1, so only the lowest nibble fits.
       // (128 + q) * 1 - 136 is q - 8.
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const uint32_t pair = (word >> (8 * step + 4 * i)) & 0x000f000fu;
-        b[i] = bfloat2_fma(pair | 0x43004300u, 0x3f803f80u, 0xc308c308u);
+        const uint32_t pair = and_or(word >> (8 * step + 4 * i), 0x000f000fu, 0x43004300u);
+        b[i] = bfloat2_fma(pair, 0x3f803f80u, 0xc308c308u);
       }
     }
   } else {
@@ -63,8 +63,8 @@ __device__ __forceinline__ void dequantise(uint32_t (&b)[2], uint32_t word, int 
     // type are. Subnormals come along: exponent field zero means "no leading one" in both types.
     constexpr int kShift = kAct == DType::kFloat16 ? 1 : 4;  // right shift for a byte that sits in bits 8-15
     constexpr uint32_t kBits = kAct == DType::kFloat16 ? 0x3f803f80u : 0x07f007f0u;
-    b[0] = (word & 0x80008000u) | ((word >> kShift) & kBits);
-    b[1] = ((word << 8) & 0x80008000u) | ((word << (8 - kShift)) & kBits);
+    b[0] = and_or(word, 0x80008000u, (word >> kShift) & kBits);
+    b[1] = and_or(word << 8, 0x80008000u, (word << (8 - kShift)) & kBits);
     if constexpr (kAct == DType::kBFloat16) {
       // * 2^120; the addend -0 keeps the sign of zero, and bf16 fma takes subnormal inputs.
       b[0] = bfloat2_fma(b[0], 0x7b807b80u, 0x80008000u);

@@ -21,7 +21,6 @@ class RelaxedCapture {
 };
 
 Status read_facts(int device, DeviceFacts* facts) {
-  int memory_khz = 0, bus_bits = 0;
   const struct {
     cudaDeviceAttr attribute;
     int* value;
@@ -30,8 +29,6 @@ Status read_facts(int device, DeviceFacts* facts) {
       {cudaDevAttrComputeCapabilityMinor, &facts->minor},
       {cudaDevAttrMultiProcessorCount, &facts->sms},
       {cudaDevAttrMaxSharedMemoryPerBlockOptin, &facts->shared_optin},
-      {cudaDevAttrMemoryClockRate, &memory_khz},
-      {cudaDevAttrGlobalMemoryBusWidth, &bus_bits},
   };
   for (const auto& read : reads) {
     const cudaError_t error = cudaDeviceGetAttribute(read.value, read.attribute, device);
@@ -39,9 +36,6 @@ Status read_facts(int device, DeviceFacts* facts) {
       return cuda_failure("marlin: device " + std::to_string(device) + " does not answer for its attributes", error);
     }
   }
-  // Two transfers per clock. Integrated devices may report no clock: 10 bytes/ns per multiprocessor then, which lies
-  // between GB10 (6) and an RTX 5090 (11); it only weighs choices against each other.
-  facts->dram_rate = memory_khz > 0 && bus_bits > 0 ? 2.0e-6 * memory_khz * bus_bits / 8 : 10.0 * facts->sms;
   return {};
 }
 
@@ -119,7 +113,9 @@ Status prepare(const KernelInstance& instance, int device, const DeviceFacts& fa
     error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, instance.kernel, instance.threads,
                                                           instance.shared_bytes);
   }
-  if (error != cudaSuccess) return cuda_failure("marlin: a kernel could not be prepared on device " + std::to_string(device), error);
+  if (error != cudaSuccess) {
+    return cuda_failure("marlin: a kernel could not be prepared on device " + std::to_string(device), error);
+  }
   if (blocks < 1) {
     return Status::error("marlin: a kernel does not fit a multiprocessor of capability " + capability +
                          "; rebuild with `kernelpkg build --arch native`.");

@@ -10,8 +10,7 @@ struct DeviceFacts {
   int major = 0;
   int minor = 0;
   int sms = 0;
-  int shared_optin = 0;    // bytes one block may ask for
-  double dram_rate = 0.0;  // bytes per nanosecond as the driver's clock and bus width say, or a guess from `sms`
+  int shared_optin = 0;  // bytes one block may ask for
 };
 
 Status device_facts(int device, DeviceFacts* facts);

@@ -10,32 +10,24 @@ constexpr int64_t kMaxUnits = int64_t{1} << 30;
 
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
-// A rough clock for one candidate, in nanoseconds: good enough to weigh a wider tile against a finer split. The
-// constants were set on an H200 (launches of 4096 x 4096 to 4096 x 28672, M = 1 to 64).
-double estimate(const MarlinArgs& args, const KernelInstance& tile, const Schedule& schedule, int blocks_per_sm,
-                const DeviceFacts& facts) {
-  constexpr double kLatency = 900.0;        // from asking for a stage to having it
-  constexpr double kStart = 1500.0;         // filling the pipeline, and the last block's tail
-  constexpr double kReduce = 1500.0;        // the second kernel, overlapped launch
-  constexpr double kMmaPerSm = 4000.0;      // operations per nanosecond and multiprocessor, mma.sync
-  const double slots = static_cast<double>(facts.sms) * blocks_per_sm;
-  const double active = std::min<double>(schedule.blocks, slots);
-  const double per_sm = active / std::min<double>(facts.sms, active);
-  const int rows = 16 * tile.row_blocks;
-  const double weight_bytes = static_cast<double>(kUnitK) * tile.cols * bits_of(args.b_format) / 8;
-  const double bytes = weight_bytes + static_cast<double>(std::min(args.m, rows)) * kUnitK * size_of(args.a_type);
-  const double in_flight = (tile.stages - 1) * static_cast<double>(tile.stage_k) / kUnitK * weight_bytes;
-  const double unit = std::max({weight_bytes * kLatency / in_flight,        // one block's own pipeline
-                                weight_bytes * active / (0.87 * facts.dram_rate),  // the memory
-                                bytes * active / (1.3 * facts.dram_rate),          // L2, activations included
-                                2.0 * rows * kUnitK * tile.cols * per_sm / kMmaPerSm});
-  const double units = static_cast<double>(ceil_div(schedule.units(), schedule.blocks));
-  double time = kStart + units * unit * ceil_div(schedule.blocks, static_cast<int64_t>(slots));
-  if (schedule.splits_k()) {
-    const double segments = static_cast<double>(schedule.slots());
-    time += kReduce + segments * std::min(args.m, rows) * tile.cols * 8.0 / facts.dram_rate;
+// Blocks of the launch, which is the K-split too (schedule.h). Set by a sweep on an H200 (4096 x 1024 to 8192 x 8192 and
+// 4096 x 28672, M = 1 to 64; the choice is within 4 % of the best one at each):
+//   three blocks per multiprocessor keep the memory busy, two where 64 rows fill the tensor cores;
+//   cutting every tile into equally many parts beats an even share of all units, unless it leaves 40 % of those idle;
+//   fewer than 4 units per block (8 with 64 rows, whose partial sums are larger) do not pay, down to one block per
+//   multiprocessor.
+int choose_blocks(int tiles, int k_units, int row_blocks, int sms, int blocks_per_sm) {
+  constexpr int kMostParts = 32;  // of one tile: the reduction reads them one after another
+  const bool tall = row_blocks == 4;
+  const int places = sms * std::min(blocks_per_sm, tall ? 2 : 3);
+  if (tiles >= places) {
+    const int64_t rounds = (tiles + places - 1) / places;
+    return 10 * int64_t{tiles} >= 9 * rounds * places ? tiles : places;  // split only to fill the last round
   }
-  return time;
+  const int even = places / tiles * tiles;
+  const int blocks = 10 * even >= 6 * places ? even : places;
+  const int worthwhile = std::max(sms, tiles * (k_units / (tall ? 8 : 4)));
+  return std::min({blocks, worthwhile, tiles * std::min(kMostParts, k_units)});
 }
 
 // The smallest row tile that takes all rows at once, or the largest there is.
@@ -64,7 +56,7 @@ Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts
                          " output was built into this library; build them all with `kernelpkg build --set release`.");
   }
   Status last_failure;
-  double best_time = 0.0;
+  int best_threads = 0;
   for (const KernelInstance& one : instances()) {
     if (one.family != family || one.a_type != args.a_type || one.format != args.b_format || one.c_type != args.c_type ||
         one.row_blocks != row_blocks || (request.cols != 0 && one.cols != request.cols)) {
@@ -76,6 +68,12 @@ Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts
       last_failure = prepared;
       continue;
     }
+    // The most threads that a multiprocessor holds; where two tiles tie, the narrower one, whose blocks are independent.
+    const int threads = blocks_per_sm * one.threads;
+    if (plan->instance != nullptr &&
+        (threads < best_threads || (threads == best_threads && one.cols > plan->instance->cols))) {
+      continue;
+    }
     const int m_tiles = ceil_div(args.m, 16 * row_blocks), n_tiles = ceil_div(args.n, one.cols);
     const int k_units = args.k / kUnitK;
     if (static_cast<int64_t>(m_tiles) * n_tiles * k_units > kMaxUnits) {
@@ -83,24 +81,11 @@ Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts
                            " makes more work units than one launch counts (2^30); call it in slices of rows.");
     }
     const int tiles = m_tiles * n_tiles;
-    const int slots = facts.sms * blocks_per_sm;
-    const auto consider = [&](int blocks) {
-      const Schedule schedule = Schedule::make(m_tiles, n_tiles, k_units, std::clamp(blocks, 1, tiles * k_units));
-      const double time = estimate(args, one, schedule, blocks_per_sm, facts);
-      if (plan->instance != nullptr && time >= best_time) return;
-      best_time = time;
-      plan->instance = &one;
-      plan->schedule = schedule;
-    };
-    if (request.blocks != 0) {
-      consider(request.blocks);
-      continue;
-    }
-    consider(tiles);
-    if (tiles < 4 * slots) {
-      for (int per_sm = 1; per_sm <= blocks_per_sm; ++per_sm) consider(facts.sms * per_sm);
-      for (int split = 2; split * tiles <= slots; ++split) consider(split * tiles);
-    }
+    const int blocks =
+        request.blocks != 0 ? request.blocks : choose_blocks(tiles, k_units, row_blocks, facts.sms, blocks_per_sm);
+    plan->instance = &one;
+    plan->schedule = Schedule::make(m_tiles, n_tiles, k_units, std::clamp(blocks, 1, tiles * k_units));
+    best_threads = threads;
   }
   if (plan->instance == nullptr) {
     if (!last_failure.ok()) return last_failure;
