@@ -7,20 +7,18 @@ torch start without it.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from kernelpkg import __version__
 from kernelpkg.errors import CheckFailed, KernelpkgError, UsageError
+from kernelpkg.printing import bench_line, err, function_line, out, plain, show, show_devices
 
 app = typer.Typer(
     name="kernelpkg",
@@ -29,87 +27,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out = Console()
-err = Console(stderr=True)
-
 Json = Annotated[bool, typer.Option("--json", help="Print rows of JSON instead of a table.")]
 CapabilityOption = Annotated[
     str | None,
     typer.Option("--capability", "-c", help="Ask about this device instead: 12.1, sm_121, GB10, ..."),
 ]
-
-
-# ------------------------------------------------------------------------------------------------ output
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON types: dataclasses become objects, paths and capabilities their text."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
-
-
-def show(
-    rows: Iterable[dict[str, Any]], as_json: bool, columns: tuple[str, ...] = (), title: str = ""
-) -> None:
-    """Print `rows` as a JSON list, or as a table of `columns` (all of the first row's keys by default)."""
-    rows = [plain(row) for row in rows]
-    if as_json:
-        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
-        return
-    if not rows:
-        return
-    table = Table(
-        title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
-    )
-    columns = columns or tuple(dict.fromkeys(column for row in rows for column in row))
-    for column in columns:
-        numeric = all(type(row.get(column)) in (int, float, type(None)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell(row.get(column)) for column in columns))
-    out.print(table)
-
-
-def show_devices(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print devices: JSON rows, or one column each, since a device has more fields than a line holds."""
-    if as_json or not rows:
-        show(rows, as_json)
-        return
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    for _ in rows:
-        table.add_column(overflow="fold")
-    for field in rows[0]:
-        table.add_row(field.replace("_", " "), *(cell(row[field]) for row in rows))
-    out.print(table)
-
-
-def cell(value: Any) -> str:
-    """One table cell: yes and no for booleans, four significant digits, a dash for the unknown."""
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return "[green]yes[/]" if value else "[red]no[/]"
-        case float():
-            return f"{value:.4g}"
-        case dict():
-            return ", ".join(f"{key} {item}" for key, item in value.items())
-        case list():
-            return ", ".join(map(str, value))
-        case "pass" | "native":
-            return f"[green]{value}[/]"
-        case "fail" | "dead":
-            return f"[red]{value}[/]"
-        case _:
-            return str(value)
 
 
 def capability_of(option: str | None):
@@ -127,9 +49,6 @@ def capability_of(option: str | None):
 def split(value: str | None) -> tuple[str, ...] | None:
     """A comma-separated option as a tuple; None where it was not given."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if value else None
-
-
-# ------------------------------------------------------------------------------------------------ verbs
 
 
 @app.command()
@@ -254,24 +173,6 @@ def inspect(
         raise CheckFailed(f"{len(dead)} dead function(s) in {file}: {', '.join(dead[:5])}")
 
 
-def function_line(row: dict[str, Any]) -> dict[str, Any]:
-    """A function as one line of the table: our instance's name or the demangled one, and what judges it."""
-    from kernelpkg import binaries
-
-    named = row["instance"] and row["declares"] != "none"
-    name = row["instance"] if named else row["function"].removeprefix("void ").partition("(")[0]
-    mma = binaries.mma_counts(row["opcodes"])
-    return {
-        "function": name if len(name) <= 60 else f"{name[:57]}...",
-        "target": row["target"],
-        "kind": row["kind"],
-        "verdict": row["verdict"],
-        "MMA": ", ".join(f"{count} {opcode}" for opcode, count in mma.items()) or "-",
-        "regs": row["registers"],
-        "spills": row["spills"],
-    }
-
-
 def built_library() -> Path:
     """The newest build's library; a UsageError where there is none."""
     from kernelpkg.build import find_library
@@ -378,15 +279,6 @@ def bench(
     if record is not None:
         write_record("bench", report, record)
     report.raise_for_status()
-
-
-def bench_line(row: dict[str, Any]) -> dict[str, Any]:
-    """A bench row as one line: the median, the limit it is near, and how much longer its peers take."""
-    line = {name: row[name] for name in ("kernel", "variant", "shape", "m")}
-    timing = row["microseconds"] or {}
-    line |= {"us": timing.get("median"), "p10": timing.get("p10"), "p90": timing.get("p90")}
-    line |= {"% of limit": row["percent_of_limit"], "limit": row["limit"]}
-    return line | {f"x {peer}": ratio for peer, ratio in (row["ratios"] or {}).items()}
 
 
 def write_record(kind: str, report: Any, folder: Path) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 from kernelpkg.bench import verify
 from kernelpkg.bench.ceilings import Ceilings, limit_of
 from kernelpkg.bench.operands import SAME_SCALES, Contender, Layer, contenders
-from kernelpkg.bench.runner import row_label
-from kernelpkg.bench.shapes import Point, Work, work
+from kernelpkg.bench.shapes import Point, Work, on_what, work
 from kernelpkg.bench.timing import Graph, Timing, launch_count, time_host, time_interleaved
 
 
@@ -149,7 +148,7 @@ def bench_row(
         "bytes": need.stream_bytes,
         "flops": need.flops,
         "correct": dict(correct),
-        "label": row_label(kernel),
+        "label": f"measured here, {on_what(kernel)}",
         "capability": capability,
         "clocks": dict(clocks),
         **extras,

@@ -18,6 +18,7 @@ from kernelpkg.bench.shapes import (
     Point,
     Shape,
     Size,
+    on_what,
     plan,
     size_named,
 )
@@ -306,7 +307,7 @@ def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None
         if record.kind != "bench" or wanted not in (None, record.capability):
             continue
         rows = [
-            dict(row) | {"label": f"{record.source}, {_on_what(row['kernel'])}"}
+            dict(row) | {"label": f"{record.source}, {on_what(row['kernel'])}"}
             for row in record.rows
             if kernels is None or row["kernel"] in kernels
         ]
@@ -325,15 +326,6 @@ def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None
                 notes=list(details.get("notes", [])),
             )
     return None
-
-
-def row_label(kernel: str) -> str:
-    """The label of a row measured now: who, and on what."""
-    return f"measured here, {_on_what(kernel)}"
-
-
-def _on_what(kernel: str) -> str:
-    return "stand-in" if kernel in STANDS_FOR else "this capability"
 
 
 def _index(device: str) -> int:
