@@ -1,4 +1,5 @@
-// Asynchronous copies from global to shared memory (cp.async, 8.0 and later) and the grid-dependency pair of 9.0.
+// Asynchronous copies from global to shared memory (cp.async, 8.0 and later) and the
+// grid-dependency pair of 9.0.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// L2 policies for cp.async. Weights that one pass reads once should be the first to leave, so that activations and
-// partial sums stay; weights that several row tiles share should not.
+// L2 policies for cp.async. Weights that one pass reads once should be the first to leave, so that
+// activations and partial sums stay; weights that several row tiles share should not.
 __device__ __forceinline__ uint64_t l2_policy_evict_first() {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -24,19 +25,26 @@ __device__ __forceinline__ uint64_t l2_policy_normal() {
 }
 
 // 16 bytes, past L1 (.cg). Both addresses on 16 bytes.
-__device__ __forceinline__ void copy_async_16(uint32_t destination, const void* source, uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
-               "l"(policy)
+__device__ __forceinline__ void copy_async_16(uint32_t destination, const void* source,
+                                              uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(destination),
+               "l"(source), "l"(policy)
                : "memory");
 }
 
-// The same, or 16 zero bytes where `valid` is false; then `source` is not read, but must still be a legal address.
-__device__ __forceinline__ void copy_async_16_or_zero(uint32_t destination, const void* source, bool valid) {
+// The same, or 16 zero bytes where `valid` is false; then `source` is not read, but must still be a
+// legal address.
+__device__ __forceinline__ void copy_async_16_or_zero(uint32_t destination, const void* source,
+                                                      bool valid) {
   const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
+               "r"(bytes)
+               : "memory");
 }
 
-__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 
 // Waits until at most kPending of this thread's committed groups are still under way.
 template <int kPending>
@@ -44,15 +52,16 @@ __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Lets a following kernel that was launched with programmatic stream serialisation be scheduled while this one runs.
+// Lets a following kernel that was launched with programmatic stream serialisation be scheduled
+// while this one runs.
 __device__ __forceinline__ void allow_dependent_launch() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
-// Waits until the kernels before this one have finished and their writes are visible. Does nothing before 9.0, where
-// stream order already says so.
+// Waits until the kernels before this one have finished and their writes are visible. Does nothing
+// before 9.0, where stream order already says so.
 __device__ __forceinline__ void wait_for_prior_kernels() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -1,12 +1,13 @@
-// Element types as the kernels' host side names them. Free of CUDA and of torch, so that every layer may include it.
+// Element types as the kernels' host side names them. Free of CUDA and of torch, so that every
+// layer may include it.
 #pragma once
 
 namespace kernelpkg {
 
 enum class DType { kFloat16, kBFloat16, kFloat8E4M3, kFloat32 };
 
-// kU4B8: four bits, the value is nibble - 8 (GPTQ). kE4M3: one byte, FP8 with 4 exponent and 3 mantissa bits.
-// The numbers are those of the operators' `weight_format` argument.
+// kU4B8: four bits, the value is nibble - 8 (GPTQ). kE4M3: one byte, FP8 with 4 exponent and 3
+// mantissa bits. The numbers are those of the operators' `weight_format` argument.
 enum class WeightFormat { kU4B8 = 0, kE4M3 = 1 };
 
 constexpr int size_of(DType type) {

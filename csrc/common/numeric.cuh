@@ -10,7 +10,8 @@
 
 namespace kernelpkg {
 
-// (word & mask) | bits as the one instruction it is; left alone, two immediates make the compiler take two.
+// (word & mask) | bits as the one instruction it is; left alone, two immediates make the compiler
+// take two.
 __device__ __forceinline__ uint32_t and_or(uint32_t word, uint32_t mask, uint32_t bits) {
   uint32_t result;
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(word), "r"(mask), "r"(bits));

@@ -1,5 +1,6 @@
-// What a host function answers: fine, or one sentence that says what was given, what is allowed and what to do.
-// Exceptions stay out of the kernels' host side because the torch binding turns a Status into its own error.
+// What a host function answers: fine, or one sentence that says what was given, what is allowed and
+// what to do. Exceptions stay out of the kernels' host side because the torch binding turns a
+// Status into its own error.
 #pragma once
 
 #include <string>
@@ -25,8 +26,8 @@ class [[nodiscard]] Status {
 }  // namespace kernelpkg
 
 // Hands a failed Status to the caller.
-#define KERNELPKG_RETURN_IF_ERROR(expression)                  \
-  do {                                                         \
-    ::kernelpkg::Status kernelpkg_status_ = (expression);      \
-    if (!kernelpkg_status_.ok()) return kernelpkg_status_;     \
+#define KERNELPKG_RETURN_IF_ERROR(expression)              \
+  do {                                                     \
+    ::kernelpkg::Status kernelpkg_status_ = (expression);  \
+    if (!kernelpkg_status_.ok()) return kernelpkg_status_; \
   } while (0)

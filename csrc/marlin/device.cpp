@@ -33,7 +33,9 @@ Status read_facts(int device, DeviceFacts* facts) {
   for (const auto& read : reads) {
     const cudaError_t error = cudaDeviceGetAttribute(read.value, read.attribute, device);
     if (error != cudaSuccess) {
-      return cuda_failure("marlin: device " + std::to_string(device) + " does not answer for its attributes", error);
+      return cuda_failure(
+          "marlin: device " + std::to_string(device) + " does not answer for its attributes",
+          error);
     }
   }
   return {};
@@ -54,7 +56,8 @@ CurrentDevice::CurrentDevice(int device) {
     if (error == cudaSuccess) previous_ = current;
   }
   if (error != cudaSuccess) {
-    status_ = cuda_failure("marlin: device " + std::to_string(device) + " cannot be made current", error);
+    status_ =
+        cuda_failure("marlin: device " + std::to_string(device) + " cannot be made current", error);
   }
 }
 
@@ -76,7 +79,8 @@ Status device_facts(int device, DeviceFacts* facts) {
   return {};
 }
 
-Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts, int* blocks_per_sm) {
+Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts,
+               int* blocks_per_sm) {
   static std::mutex mutex;
   static std::map<std::pair<const void*, int>, int> known;
   const std::lock_guard<std::mutex> lock(mutex);
@@ -88,8 +92,9 @@ Status prepare(const KernelInstance& instance, int device, const DeviceFacts& fa
   const std::string capability = std::to_string(facts.major) + "." + std::to_string(facts.minor);
   if (instance.shared_bytes > static_cast<size_t>(facts.shared_optin)) {
     return Status::error("marlin: a tile needs " + std::to_string(instance.shared_bytes) +
-                         " bytes of shared memory and capability " + capability + " gives a block " +
-                         std::to_string(facts.shared_optin) + "; build the other tiles with --set release.");
+                         " bytes of shared memory and capability " + capability +
+                         " gives a block " + std::to_string(facts.shared_optin) +
+                         "; build the other tiles with --set release.");
   }
   const RelaxedCapture relaxed;
   cudaFuncAttributes attributes;
@@ -97,28 +102,31 @@ Status prepare(const KernelInstance& instance, int device, const DeviceFacts& fa
   if (error == cudaErrorInvalidDeviceFunction || error == cudaErrorNoKernelImageForDevice ||
       error == cudaErrorUnsupportedPtxVersion) {
     cudaGetLastError();
-    return Status::error("marlin: this library holds no code that loads on capability " + capability + " (device " +
-                         std::to_string(device) + "); rebuild it there with `kernelpkg build --arch native`.");
+    return Status::error("marlin: this library holds no code that loads on capability " +
+                         capability + " (device " + std::to_string(device) +
+                         "); rebuild it there with `kernelpkg build --arch native`.");
   }
   if (error == cudaSuccess) {
     error = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(instance.shared_bytes));
   }
-  if (error == cudaSuccess) {  // room for as many blocks as fit: the pipeline wants shared memory, not L1
+  if (error ==
+      cudaSuccess) {  // room for as many blocks as fit: the pipeline wants shared memory, not L1
     error = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                  cudaSharedmemCarveoutMaxShared);
   }
   int blocks = 0;
   if (error == cudaSuccess) {
-    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, instance.kernel, instance.threads,
-                                                          instance.shared_bytes);
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, instance.kernel,
+                                                          instance.threads, instance.shared_bytes);
   }
   if (error != cudaSuccess) {
-    return cuda_failure("marlin: a kernel could not be prepared on device " + std::to_string(device), error);
+    return cuda_failure(
+        "marlin: a kernel could not be prepared on device " + std::to_string(device), error);
   }
   if (blocks < 1) {
-    return Status::error("marlin: a kernel does not fit a multiprocessor of capability " + capability +
-                         "; rebuild with `kernelpkg build --arch native`.");
+    return Status::error("marlin: a kernel does not fit a multiprocessor of capability " +
+                         capability + "; rebuild with `kernelpkg build --arch native`.");
   }
   known.emplace(std::make_pair(instance.kernel, device), blocks);
   *blocks_per_sm = blocks;

@@ -1,4 +1,5 @@
-// What dispatch knows of a device and of an instance on it. Read once each, then served from a cache; thread-safe.
+// What dispatch knows of a device and of an instance on it. Read once each, then served from a
+// cache; thread-safe.
 #pragma once
 
 #include "common/status.h"
@@ -15,9 +16,10 @@ struct DeviceFacts {
 
 Status device_facts(int device, DeviceFacts* facts);
 
-// Finds the instance's code on `device` (which must be current), raises its shared-memory limit and says how many
-// blocks of it one multiprocessor holds.
-Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts, int* blocks_per_sm);
+// Finds the instance's code on `device` (which must be current), raises its shared-memory limit and
+// says how many blocks of it one multiprocessor holds.
+Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts,
+               int* blocks_per_sm);
 
 // Makes `device` current for a scope, as launches on its streams need.
 class CurrentDevice {

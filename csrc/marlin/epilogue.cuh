@@ -28,7 +28,8 @@ struct Accumulators {
 
 // total += acc * scale of this thread's eight columns.
 template <class T>
-__device__ __forceinline__ void add_scaled(Accumulators<T>& total, const Accumulators<T>& acc, uint4 scales) {
+__device__ __forceinline__ void add_scaled(Accumulators<T>& total, const Accumulators<T>& acc,
+                                           uint4 scales) {
   const uint32_t words[4] = {scales.x, scales.y, scales.z, scales.w};
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -36,7 +37,8 @@ __device__ __forceinline__ void add_scaled(Accumulators<T>& total, const Accumul
 #pragma unroll
     for (int mb = 0; mb < T::kRowBlocks; ++mb) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) total.at[mb][j][e] += acc.at[mb][j][e] * (e & 1 ? scale.y : scale.x);
+      for (int e = 0; e < 4; ++e)
+        total.at[mb][j][e] += acc.at[mb][j][e] * (e & 1 ? scale.y : scale.x);
     }
   }
 }
@@ -51,12 +53,16 @@ __device__ __forceinline__ void add_unscaled(Accumulators<T>& total, const Accum
       for (int e = 0; e < 4; ++e) total.at[mb][j][e] += acc.at[mb][j][e];
 }
 
-// Channel scale, token scale and bias, rounding, 16-byte stores. `row` and `col` are this thread's first.
+// Channel scale, token scale and bias, rounding, 16-byte stores. `row` and `col` are this thread's
+// first.
 template <class T>
-__device__ __forceinline__ void store_output(const Params& params, const Accumulators<T>& total, int row, int col) {
+__device__ __forceinline__ void store_output(const Params& params, const Accumulators<T>& total,
+                                             int row, int col) {
   uint4 scales = {0, 0, 0, 0}, bias = {0, 0, 0, 0};
-  if (!params.grouped) scales = __ldg(reinterpret_cast<const uint4*>(params.scales + static_cast<int64_t>(col) * 2));
-  if (params.bias != nullptr) bias = __ldg(reinterpret_cast<const uint4*>(params.bias + static_cast<int64_t>(col) * 2));
+  if (!params.grouped)
+    scales = __ldg(reinterpret_cast<const uint4*>(params.scales + static_cast<int64_t>(col) * 2));
+  if (params.bias != nullptr)
+    bias = __ldg(reinterpret_cast<const uint4*>(params.bias + static_cast<int64_t>(col) * 2));
   const uint32_t scale_words[4] = {scales.x, scales.y, scales.z, scales.w};
   const uint32_t bias_words[4] = {bias.x, bias.y, bias.z, bias.w};
 #pragma unroll
@@ -81,10 +87,11 @@ __device__ __forceinline__ void store_output(const Params& params, const Accumul
   }
 }
 
-// Partial sums of a segment, for the reduction. `row` counts from the tile's first row, of which `rows` exist, and
-// `col` from its first column.
+// Partial sums of a segment, for the reduction. `row` counts from the tile's first row, of which
+// `rows` exist, and `col` from its first column.
 template <class T>
-__device__ __forceinline__ void store_partial(float* slot, const Accumulators<T>& total, int row, int rows, int col) {
+__device__ __forceinline__ void store_partial(float* slot, const Accumulators<T>& total, int row,
+                                              int rows, int col) {
   constexpr float kScale = kFragmentScale<T::kAct, T::kFormat>;
 #pragma unroll
   for (int mb = 0; mb < T::kRowBlocks; ++mb) {
@@ -95,8 +102,9 @@ __device__ __forceinline__ void store_partial(float* slot, const Accumulators<T>
       float4* target = reinterpret_cast<float4*>(slot + r * T::kCols + col);
 #pragma unroll
       for (int j = 0; j < 4; j += 2) {
-        target[j / 2] = float4{total.at[mb][j][2 * half] * kScale, total.at[mb][j][2 * half + 1] * kScale,
-                               total.at[mb][j + 1][2 * half] * kScale, total.at[mb][j + 1][2 * half + 1] * kScale};
+        target[j / 2] = float4{
+            total.at[mb][j][2 * half] * kScale, total.at[mb][j][2 * half + 1] * kScale,
+            total.at[mb][j + 1][2 * half] * kScale, total.at[mb][j + 1][2 * half + 1] * kScale};
       }
     }
   }

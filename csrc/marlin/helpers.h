@@ -1,4 +1,5 @@
-// Launchers of the kernels beside the GEMM. Both are compiled for every target of gate marlin_16bit and contain no MMA.
+// Launchers of the kernels beside the GEMM. Both are compiled for every target of gate marlin_16bit
+// and contain no MMA.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,10 +10,11 @@
 
 namespace kernelpkg::marlin {
 
-// Adds the partial sums of every split tile in the order of K, applies channel scale, token scale and bias, and writes
-// the output. `overlap` (9.0 and later): may be scheduled before the GEMM has finished, and waits for it on the device.
-cudaError_t launch_reduce(const Params& params, int tile_rows, int tile_cols, DType c_type, bool overlap,
-                          cudaStream_t stream);
+// Adds the partial sums of every split tile in the order of K, applies channel scale, token scale
+// and bias, and writes the output. `overlap` (9.0 and later): may be scheduled before the GEMM has
+// finished, and waits for it on the device.
+cudaError_t launch_reduce(const Params& params, int tile_rows, int tile_cols, DType c_type,
+                          bool overlap, cudaStream_t stream);
 
 cudaError_t launch_repack(const MarlinRepackArgs& args);
 

@@ -1,8 +1,10 @@
-// The GEMM kernel. Per block: a ring of kStages stages in shared memory, filled by cp.async several stages ahead; per
-// warp: 32 columns over all rows of the tile; per unit of 128 along K: MMAs into `acc`, then total += acc * scale.
+// The GEMM kernel. Per block: a ring of kStages stages in shared memory, filled by cp.async several
+// stages ahead; per warp: 32 columns over all rows of the tile; per unit of 128 along K: MMAs into
+// `acc`, then total += acc * scale.
 //
-// Scaling the float32 sums rather than the weights keeps every product exact (a 16-bit weight times scale would round),
-// makes the cost independent of the rows of K, and bounds how long an FP8 MMA accumulates in its narrower adder.
+// Scaling the float32 sums rather than the weights keeps every product exact (a weight times its
+// scale would round to 16 bits), spares a multiply per weight, and bounds how long an FP8 MMA
+// accumulates in its narrower adder.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +34,8 @@ __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
 template <class T, bool kStartsSum>
 __device__ __forceinline__ void multiply_stage(Accumulators<T>& acc, uint32_t stage) {
   constexpr int kSteps = kStepsPerWord<T::kAct, T::kFormat>;
-  // Unrolled so that the next row's loads overlap this one's MMAs, except where the emulated FP8 MMA of evidence builds
-  // over 64 rows leaves no registers for that.
+  // Unrolled so that the next row's loads overlap this one's MMAs, except where the emulated FP8
+  // MMA of evidence builds over 64 rows leaves no registers for that.
   constexpr bool kUnrolled = !(T::kAct == DType::kFloat8E4M3 && T::kRowBlocks == 4);
   constexpr int kUnroll = kUnrolled ? T::kUnitRowsPerStage : 1;
   const int lane = threadIdx.x % 32;
@@ -47,7 +49,8 @@ __device__ __forceinline__ void multiply_stage(Accumulators<T>& acc, uint32_t st
     const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      const uint32_t chunk = a_swizzle ^ static_cast<uint32_t>(2 * (row * kSteps + step));  // 32 bytes of A per MMA
+      const uint32_t chunk =
+          a_swizzle ^ static_cast<uint32_t>(2 * (row * kSteps + step));  // 32 bytes of A per MMA
       uint32_t a[T::kRowBlocks][4];
 #pragma unroll
       for (int mb = 0; mb < T::kRowBlocks; ++mb) {
@@ -71,7 +74,8 @@ __device__ __forceinline__ void multiply_stage(Accumulators<T>& acc, uint32_t st
 }
 
 template <class Gate, class T>
-__global__ void __launch_bounds__(T::kThreads, T::kMinBlocksPerSm) marlin_kernel(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(T::kThreads, T::kMinBlocksPerSm)
+    marlin_kernel(const __grid_constant__ Params params) {
   if constexpr (!Gate::kDeviceCode) {
     guard_trap();
     return;
@@ -88,7 +92,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocksPerSm) marlin_kernel
     // Kept rolled: short launches feel every instruction that is fetched for the first time.
 #pragma unroll 1
     for (int stage = 0; stage < T::kStages - 1; ++stage, --to_load) {
-      if (to_load > 0) loader.load(stage * T::kStageBytes, stage % T::kStagesPerUnit == T::kStagesPerUnit - 1);
+      if (to_load > 0)
+        loader.load(stage * T::kStageBytes, stage % T::kStagesPerUnit == T::kStagesPerUnit - 1);
       copy_async_commit();  // even if empty: the wait below counts groups
     }
 
@@ -106,12 +111,14 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocksPerSm) marlin_kernel
 
     while (true) {
       const int col = n_tile * T::kCols;
-      const bool active = col + warp_col < params.n;  // the last column tile may be narrower than the block
+      const bool active =
+          col + warp_col < params.n;  // the last column tile may be narrower than the block
       uint32_t scales = 0;
 #pragma unroll
       for (int part = 0; part < T::kStagesPerUnit; ++part) {
         copy_async_wait<T::kStages - 2>();
-        __syncthreads();  // the stage has arrived for everyone, and everyone has left the one overwritten next
+        __syncthreads();  // the stage has arrived for everyone, and everyone has left the one
+                          // overwritten next
         if (to_load > 0) {
           loader.load(write, (part + T::kStages - 1) % T::kStagesPerUnit == T::kStagesPerUnit - 1);
         }

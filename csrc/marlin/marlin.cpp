@@ -14,7 +14,8 @@ namespace marlin {
 namespace {
 
 std::vector<KernelInstance>& registry() {
-  static std::vector<KernelInstance> all;  // inside a function: instances register before main, in any order
+  static std::vector<KernelInstance>
+      all;  // inside a function: instances register before main, in any order
   return all;
 }
 
@@ -27,7 +28,8 @@ Status require(const char* who, const DeviceFacts& facts) {
 Status admit(const MarlinArgs& args, Family family, const DeviceFacts& facts) {
   if (family == Family::kEmulated) {
     if (args.a_type != DType::kFloat8E4M3) {
-      return Status::error(std::string("marlin_gemm_emulated: activations are ") + name_of(args.a_type) +
+      return Status::error(std::string("marlin_gemm_emulated: activations are ") +
+                           name_of(args.a_type) +
                            "; only float8_e4m3fn has an emulated form, call marlin_gemm.");
     }
     return require<gates::evidence_sm90>("marlin_gemm_emulated", facts);
@@ -40,11 +42,13 @@ Status check_workspace(const MarlinArgs& args, const Plan& plan) {
   if (plan.workspace_bytes == 0) return {};
   if (args.workspace == nullptr || args.workspace_bytes < plan.workspace_bytes) {
     return Status::error("marlin_gemm: the workspace has " +
-                         std::to_string(args.workspace == nullptr ? 0 : args.workspace_bytes) + " bytes and this call needs " +
-                         std::to_string(plan.workspace_bytes) + "; ask marlin_workspace_bytes with the same arguments.");
+                         std::to_string(args.workspace == nullptr ? 0 : args.workspace_bytes) +
+                         " bytes and this call needs " + std::to_string(plan.workspace_bytes) +
+                         "; ask marlin_workspace_bytes with the same arguments.");
   }
   if (reinterpret_cast<uintptr_t>(args.workspace) % 16 != 0) {
-    return Status::error("marlin_gemm: the workspace does not start on a 16-byte boundary; pass memory that does.");
+    return Status::error(
+        "marlin_gemm: the workspace does not start on a 16-byte boundary; pass memory that does.");
   }
   return {};
 }
@@ -88,18 +92,22 @@ Status run(const MarlinArgs& args, Family family, const PlanRequest& request) {
   params.weights_read_once = plan.schedule.m_tiles == 1;
   params.schedule = plan.schedule;
   void* arguments[] = {&params};
-  cudaError_t error = cudaLaunchKernel(tile.kernel, dim3(static_cast<unsigned>(plan.schedule.blocks)),
-                                       dim3(static_cast<unsigned>(tile.threads)), arguments, tile.shared_bytes, args.stream);
+  cudaError_t error = cudaLaunchKernel(
+      tile.kernel, dim3(static_cast<unsigned>(plan.schedule.blocks)),
+      dim3(static_cast<unsigned>(tile.threads)), arguments, tile.shared_bytes, args.stream);
   if (error != cudaSuccess) return cuda_failure("marlin_gemm: the launch failed", error);
   if (plan.schedule.splits_k()) {
-    error = launch_reduce(params, 16 * tile.row_blocks, tile.cols, args.c_type, facts.major >= 9, args.stream);
-    if (error != cudaSuccess) return cuda_failure("marlin_gemm: the launch of the reduction failed", error);
+    error = launch_reduce(params, 16 * tile.row_blocks, tile.cols, args.c_type, facts.major >= 9,
+                          args.stream);
+    if (error != cudaSuccess)
+      return cuda_failure("marlin_gemm: the launch of the reduction failed", error);
   }
   return {};
 }
 
 size_t workspace_bytes(const MarlinArgs& args, Family family, const PlanRequest& request) {
-  // The pointers need not be there yet; what check_gemm would say of shapes and types makes a plan impossible.
+  // The pointers need not be there yet; what check_gemm would say of shapes and types makes a plan
+  // impossible.
   MarlinArgs shapes = args;
   shapes.m = 0;
   const float unread = 0.0f;
@@ -117,15 +125,21 @@ size_t workspace_bytes(const MarlinArgs& args, Family family, const PlanRequest&
 
 }  // namespace marlin
 
-size_t marlin_workspace_bytes(const MarlinArgs& args) { return marlin::workspace_bytes(args, marlin::Family::kShipped, {}); }
+size_t marlin_workspace_bytes(const MarlinArgs& args) {
+  return marlin::workspace_bytes(args, marlin::Family::kShipped, {});
+}
 
-Status marlin_gemm(const MarlinArgs& args) { return marlin::run(args, marlin::Family::kShipped, {}); }
+Status marlin_gemm(const MarlinArgs& args) {
+  return marlin::run(args, marlin::Family::kShipped, {});
+}
 
 size_t marlin_emulated_workspace_bytes(const MarlinArgs& args) {
   return marlin::workspace_bytes(args, marlin::Family::kEmulated, {});
 }
 
-Status marlin_gemm_emulated(const MarlinArgs& args) { return marlin::run(args, marlin::Family::kEmulated, {}); }
+Status marlin_gemm_emulated(const MarlinArgs& args) {
+  return marlin::run(args, marlin::Family::kEmulated, {});
+}
 
 Status marlin_repack(const MarlinRepackArgs& args) {
   KERNELPKG_RETURN_IF_ERROR(marlin::check_repack(args));
@@ -136,8 +150,9 @@ Status marlin_repack(const MarlinRepackArgs& args) {
   KERNELPKG_RETURN_IF_ERROR(current.status());
   const cudaError_t error = marlin::launch_repack(args);
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
-    return marlin::cuda_failure("marlin_repack: this library holds no code for capability " + std::to_string(facts.major) +
-                                    "." + std::to_string(facts.minor) +
+    return marlin::cuda_failure("marlin_repack: this library holds no code for capability " +
+                                    std::to_string(facts.major) + "." +
+                                    std::to_string(facts.minor) +
                                     ", rebuild it there with `kernelpkg build --arch native`",
                                 error);
   }

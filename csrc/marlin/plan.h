@@ -18,15 +18,18 @@ struct Plan {
   int64_t slot_floats = 0;
 };
 
-// Narrows the choice, for tuning and tests; 0 leaves a field free. `blocks` is used as it is (at most one per unit).
+// Narrows the choice, for tuning and tests; 0 leaves a field free. `blocks` is used as it is (at
+// most one per unit).
 struct PlanRequest {
   int row_blocks = 0;
   int cols = 0;
   int blocks = 0;
 };
 
-// `device` must be current. Same arguments on the same kind of device, same plan: results repeat bit for bit.
-Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts, const PlanRequest& request, Plan* plan);
+// `device` must be current. Same arguments on the same kind of device, same plan: results repeat
+// bit for bit.
+Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts,
+                 const PlanRequest& request, Plan* plan);
 
 // Checks everything, plans and launches; what the public entry points call.
 Status run(const MarlinArgs& args, Family family, const PlanRequest& request);

@@ -33,7 +33,8 @@ __global__ void __launch_bounds__(kReduceThreads)
     const int col = n_tile * tile_cols + index % tile_cols;
     if (index >= tile_rows * tile_cols || row >= params.m || col >= params.n) return;
 
-    const float* source = params.partials + Schedule::slot(first, tile) * params.slot_floats + index;
+    const float* source =
+        params.partials + Schedule::slot(first, tile) * params.slot_floats + index;
     float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll 4
     for (int block = first; block <= last; ++block, source += params.slot_floats) {
@@ -62,12 +63,13 @@ __global__ void __launch_bounds__(kReduceThreads)
 
 }  // namespace
 
-cudaError_t launch_reduce(const Params& params, int tile_rows, int tile_cols, DType c_type, bool overlap,
-                          cudaStream_t stream) {
+cudaError_t launch_reduce(const Params& params, int tile_rows, int tile_cols, DType c_type,
+                          bool overlap, cudaStream_t stream) {
   const int rows = params.m < tile_rows ? params.m : tile_rows;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(params.schedule.tiles()),
-                        static_cast<unsigned>((rows * tile_cols / 4 + kReduceThreads - 1) / kReduceThreads));
+  config.gridDim =
+      dim3(static_cast<unsigned>(params.schedule.tiles()),
+           static_cast<unsigned>((rows * tile_cols / 4 + kReduceThreads - 1) / kReduceThreads));
   config.blockDim = dim3(kReduceThreads);
   config.stream = stream;
   cudaLaunchAttribute attribute = {};
@@ -76,10 +78,12 @@ cudaError_t launch_reduce(const Params& params, int tile_rows, int tile_cols, DT
   config.attrs = &attribute;
   config.numAttrs = overlap ? 1 : 0;
   return c_type == DType::kFloat16
-             ? cudaLaunchKernelEx(&config, marlin_reduce_kernel<gates::marlin_16bit, DType::kFloat16>, params, tile_rows,
-                                  tile_cols)
-             : cudaLaunchKernelEx(&config, marlin_reduce_kernel<gates::marlin_16bit, DType::kBFloat16>, params, tile_rows,
-                                  tile_cols);
+             ? cudaLaunchKernelEx(&config,
+                                  marlin_reduce_kernel<gates::marlin_16bit, DType::kFloat16>,
+                                  params, tile_rows, tile_cols)
+             : cudaLaunchKernelEx(&config,
+                                  marlin_reduce_kernel<gates::marlin_16bit, DType::kBFloat16>,
+                                  params, tile_rows, tile_cols);
 }
 
 }  // namespace kernelpkg::marlin

@@ -1,5 +1,5 @@
-// The instances that were built into this library. Each generated file adds its own (instance.cuh), so any subset of
-// the catalogue links and runs: dispatch picks among what is here.
+// The instances that were built into this library. Each generated file adds its own (instance.cuh),
+// so any subset of the catalogue links and runs: dispatch picks among what is here.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// Gathers one packed word from the source matrix: the same code on both sides makes GPU and CPU agree.
+// Gathers one packed word from the source matrix: the same code on both sides makes GPU and CPU
+// agree.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,8 @@
 namespace kernelpkg::marlin {
 
 // `weight` is int32 [k / 8, n] for u4b8 (GPTQ order) and uint8 [k, n] for e4m3.
-KERNELPKG_HOST_DEVICE inline uint32_t gather_word(const void* weight, WeightFormat format, bool fp8_activations, int n,
-                                                  int64_t index) {
+KERNELPKG_HOST_DEVICE inline uint32_t gather_word(const void* weight, WeightFormat format,
+                                                  bool fp8_activations, int n, int64_t index) {
   const int rows = unit_rows(format);
   const int units_per_row = n / kUnitCols;
   const int64_t unit = index / kUnitWords;
@@ -17,7 +18,8 @@ KERNELPKG_HOST_DEVICE inline uint32_t gather_word(const void* weight, WeightForm
   const int lane = within / 4, tile = within % 4;
   const int tile_col = lane / 4, quad_lane = lane % 4;
   const int64_t first_row = unit / units_per_row * rows;
-  const int64_t col = unit % units_per_row * kUnitCols + 8 * (tile_col >> 1) + 2 * tile + (tile_col & 1);
+  const int64_t col =
+      unit % units_per_row * kUnitCols + 8 * (tile_col >> 1) + 2 * tile + (tile_col & 1);
   uint32_t word = 0;
   for (int row = 0; row < rows; ++row) {
     if (slot_quad_lane(format, fp8_activations, row) != quad_lane) continue;

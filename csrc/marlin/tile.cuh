@@ -8,10 +8,11 @@
 
 namespace kernelpkg::marlin {
 
-// Output tile of 16 kRowBlocks x kCols, kStageK of K per pipeline stage, kStages stages. Each warp owns 32 columns (one
-// unit of the packed layout) over all rows: a weight is widened by one thread, once, for up to 64 rows.
-template <DType kActType, WeightFormat kWeightFormat, DType kOutType, int kRowBlockCount, int kColCount, int kStageDepth,
-          int kStageCount, int kBlocksPerSm>
+// Output tile of 16 kRowBlocks x kCols, kStageK of K per pipeline stage, kStages stages. Each warp
+// owns 32 columns (one unit of the packed layout) over all rows: a weight is widened by one thread,
+// once, for up to 64 rows.
+template <DType kActType, WeightFormat kWeightFormat, DType kOutType, int kRowBlockCount,
+          int kColCount, int kStageDepth, int kStageCount, int kBlocksPerSm>
 struct Tile {
   static constexpr DType kAct = kActType;
   static constexpr WeightFormat kFormat = kWeightFormat;
@@ -21,7 +22,8 @@ struct Tile {
   static constexpr int kCols = kColCount;
   static constexpr int kStageK = kStageDepth;
   static constexpr int kStages = kStageCount;
-  static constexpr int kThreads = kCols;  // 32 columns per warp: the thread count happens to be the column count
+  static constexpr int kThreads =
+      kCols;  // 32 columns per warp: the thread count happens to be the column count
   static constexpr int kMinBlocksPerSm = kBlocksPerSm;
 
   static constexpr int kActBytes = size_of(kAct);
@@ -41,8 +43,10 @@ struct Tile {
   static_assert(kAChunksPerRow % 8 == 0, "the swizzle permutes 8 chunks of 16 bytes");
   static_assert(kThreads % kAChunksPerRow == 0);
   static_assert(kOut == DType::kFloat16 || kOut == DType::kBFloat16);
-  static_assert(kAct == DType::kFloat8E4M3 || kAct == kOut, "16-bit activations give their own type");
-  static_assert(kSharedBytes <= kSharedMemoryPortable, "this tile would not run on 8.6, 8.9 and 12.x");
+  static_assert(kAct == DType::kFloat8E4M3 || kAct == kOut,
+                "16-bit activations give their own type");
+  static_assert(kSharedBytes <= kSharedMemoryPortable,
+                "this tile would not run on 8.6, 8.9 and 12.x");
 };
 
 }  // namespace kernelpkg::marlin
