@@ -18,7 +18,7 @@ from rich.table import Table
 
 from kernelpkg import __version__
 from kernelpkg.errors import CheckFailed, KernelpkgError, UsageError
-from kernelpkg.printing import bench_line, err, function_line, out, plain, show, show_devices
+from kernelpkg.printing import bench_line, err, function_line, out, plain, record_line, show, show_devices
 
 app = typer.Typer(
     name="kernelpkg",
@@ -330,7 +330,7 @@ def records(
     if export is not None:
         for path in store.export(export):
             err.print(f"exported: {path}", markup=False)
-    show(store.summary(), as_json)
+    show(store.summary() if as_json else map(record_line, store.summary()), as_json)
 
 
 @app.command()

@@ -111,3 +111,13 @@ def bench_line(row: dict[str, Any]) -> dict[str, Any]:
     line |= {"us": timing.get("median"), "p10": timing.get("p10"), "p90": timing.get("p90")}
     line |= {"% of limit": row["percent_of_limit"], "limit": row["limit"]}
     return line | {f"x {peer}": ratio for peer, ratio in (row["ratios"] or {}).items()}
+
+
+def record_line(row: dict[str, Any]) -> dict[str, Any]:
+    """A stored record as one line of the table: the day without the hour, and how many kernels."""
+    names = ("kind", "machine", "capability", "date", "kernels", "stale")
+    return {name: row[name] for name in names} | {
+        "date": str(row["date"])[:10],
+        "kernels": len(row["kernels"]),
+        "stale": ", ".join(map(str, row["stale"])) or "none",
+    }
