@@ -118,7 +118,7 @@ def choose(
             raise UsageError(f"kernel is {kernel!r}; those that are timed: {', '.join(VARIANTS)}.")
         answer = gate("evidence_sm90" if kernel in STANDS_FOR else GATE_OF[kernel]).ask(capability)
         if not answer:
-            out[answer.reason] += 1
+            out[answer.short] += 1
         elif reason := built(kernel):
             out[reason] += 1
         else:

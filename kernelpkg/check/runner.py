@@ -167,7 +167,7 @@ def _short(entry: Kernel, admitted: bool, device: torch.device) -> str:
     capability = device_capability(device.index or 0)
     if admitted:
         return f"{entry.name} is not built for {capability}"
-    return f"gate {entry.gate} needs {gate(entry.gate).ask(capability).need}, this is {capability}"
+    return gate(entry.gate).ask(capability).short
 
 
 def _cases_of(entry: Kernel) -> str:

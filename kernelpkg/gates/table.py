@@ -72,6 +72,11 @@ class Answer:
         return self.admitted
 
     @property
+    def short(self) -> str:
+        """What it needs and what it was asked about, for lists of what was left out."""
+        return f"gate {self.gate} needs {self.need}, this is {self.capability}"
+
+    @property
     def reason(self) -> str:
         """The answer as one sentence."""
         if self.admitted:

@@ -245,7 +245,7 @@ def test_memory_needed_grows_with_the_shape() -> None:
 def test_gates_leave_kernels_out_with_a_reason() -> None:
     chosen, out = runner.choose(None, Capability(9, 0), lambda kernel: None)
     assert chosen == ("marlin_w8a16", "marlin_w4a16", "scaled_mm_sm90") and sum(out.values()) == 3
-    assert any("marlin_fp8 refuses capability 9.0" in reason for reason in out)
+    assert any("marlin_fp8 needs 8.9 or family 12, this is 9.0" in reason for reason in out)
     spark, _ = runner.choose(None, Capability(12, 1), lambda kernel: None)
     assert spark == ("marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "scaled_mm_sm120")
     evidence, _ = runner.choose(("marlin_w4a8_fp8_emulated",), Capability(9, 0), lambda kernel: None)

@@ -167,7 +167,7 @@ def test_cancel_keeps_what_was_measured(device: SimpleNamespace) -> None:
 def test_nothing_admitted_is_a_reason_and_no_row(device: SimpleNamespace) -> None:
     report = bench.run(("scaled_mm_sm120",), size="tiny", device="cpu")
     assert report.rows == [] and device.timed == []
-    with pytest.raises(NothingRan, match=r"scaled_mm_sm120 refuses capability 9\.0"):
+    with pytest.raises(NothingRan, match=r"scaled_mm_sm120 needs family 12, this is 9\.0"):
         report.raise_for_status()
     device.missing = {"marlin_w8a16"}
     assert bench.run(("marlin_w8a16",), size="tiny", device="cpu").gated_out == {"gone": 1}
