@@ -122,7 +122,7 @@ def test_a_run_reports_rows_gates_and_machine(device: SimpleNamespace) -> None:
     kernels = ("marlin_w8a16", "marlin_w4a16", "scaled_mm_sm90", "scaled_mm_sm90")
     assert device.timed == [("256x192", 16, kernels), ("256x192", 1, kernels)]
     assert report.rows == rows and len(rows) == 8 and report.seed == 5
-    assert report.summary.startswith("ran 8, gated out 3 (") and "marlin_fp8 refuses" in report.summary
+    assert report.summary.startswith("ran 8, gated out 3 (") and "marlin_fp8 needs" in report.summary
     assert report.machine["name"] == "NVIDIA H200" and "uuid" not in report.machine
     assert report.clocks["sm_mhz"] == [1901, 1916] and report.clocks["discarded"] == 8
     assert progress[0] == (0, 2, "measuring the ceilings") and progress[-1] == (2, 2, "done")
