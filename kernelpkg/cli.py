@@ -292,7 +292,8 @@ def write_record(kind: str, report: Any, folder: Path) -> None:
 def validate(
     to: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("runs/latest"),
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, given to every notebook.")
+        list[str] | None,
+        typer.Option("-p", "--parameter", help="NAME VALUE, or NAME=VALUE: given to every notebook."),
     ] = None,
     notebook: Annotated[list[str] | None, typer.Option(help="Only these notebooks.")] = None,
     size: Annotated[str, typer.Option(help="tiny, default or full.")] = "default",
@@ -359,10 +360,25 @@ def options(
     """Does this FP8 kernel really work on this GPU, how do you know, and how fast is it?"""
 
 
-def main(run: Callable[..., Any] = app) -> None:
+def joined_pairs(arguments: list[str]) -> list[str]:
+    """`-p NAME VALUE`, as papermill has it, written as the `-p NAME=VALUE` that the parser reads."""
+    joined: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        joined.append(argument)
+        if argument in ("-p", "--parameter") and (name := next(rest, None)) is not None:
+            value = next(rest, None) if name.isidentifier() else None
+            joined.append(name if value is None else f"{name}={value}")
+    return joined
+
+
+def main(run: Callable[[], Any] | None = None) -> None:
     """Entry point: an expected error is one sentence on stderr and its exit code, never a traceback."""
     try:
-        run()
+        if run is None:
+            app(args=joined_pairs(sys.argv[1:]))
+        else:
+            run()
     except KernelpkgError as error:
         err.print(f"kernelpkg: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(error.exit_code) from error

@@ -90,6 +90,19 @@ def test_a_raised_error_decides_the_exit_code(capsys: pytest.CaptureFixture[str]
         assert capsys.readouterr().err.startswith("kernelpkg: ")
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["-p", "device", "12.1", "--json"], ["-p", "device=12.1", "--json"]),
+        (["-p", "device=12.1", "-p", "seed", "3"], ["-p", "device=12.1", "-p", "seed=3"]),
+        (["--parameter", "device"], ["--parameter", "device"]),
+        (["-p"], ["-p"]),
+    ],
+)
+def test_parameters_may_be_two_words(given: list[str], read: list[str]):
+    assert cli.joined_pairs(given) == read
+
+
 def test_precedence_of_exit_codes():
     assert exit_code([]) == 0
     assert exit_code([0, 3]) == 3
