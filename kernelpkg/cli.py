@@ -166,7 +166,10 @@ def inspect(
         inspection = binaries.inspect(file)
     rows = [plain(function) for function in inspection.functions]
     if target:
+        there = sorted({row["target"] for row in rows})
         rows = [row for row in rows if row["target"] == target]
+        if not rows:
+            raise UsageError(f"{file} has no code for target {target!r}; there is {', '.join(there)}.")
     show(rows if as_json else map(function_line, rows), as_json)
     dead = [row["function"] for row in rows if row["verdict"] == "dead"]
     if dead:
@@ -190,7 +193,10 @@ def explain(
     brief: Annotated[bool, typer.Option("--brief", help="A block to paste into a bug report.")] = False,
     require: Annotated[
         list[str] | None,
-        typer.Option(help="Exit with 3 unless this rung is proved, such as correct@12.1:stand-in."),
+        typer.Option(
+            help="Exit with 3 unless RUNG@CAPABILITY:LABEL is proved; labels: this, sibling, stand-in, "
+            "measured, recorded, any (the default)."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -198,7 +204,7 @@ def explain(
     from kernelpkg import ladder
 
     rungs = ladder.explain(capability_of(capability), kernels=split(kernel))
-    if brief:
+    if brief and not as_json:
         out.print(ladder.brief(rungs), markup=False, highlight=False, soft_wrap=True)
     else:
         rows = [plain(rung) | {"label": str(rung.label)} for rung in rungs]

@@ -91,7 +91,7 @@ def function_line(row: dict[str, Any]) -> dict[str, Any]:
     from kernelpkg import binaries
 
     named = row["instance"] and row["declares"] != "none"
-    name = row["instance"] if named else row["function"].removeprefix("void ").partition("(")[0]
+    name = row["instance"] if named else bare_name(row["function"])
     mma = binaries.mma_counts(row["opcodes"])
     return {
         "function": name if len(name) <= 60 else f"{name[:57]}...",
@@ -102,6 +102,12 @@ def function_line(row: dict[str, Any]) -> dict[str, Any]:
         "regs": row["registers"],
         "spills": row["spills"],
     }
+
+
+def bare_name(function: str) -> str:
+    """A demangled function without its return type, its arguments and the namespaces that say nothing."""
+    bare = function.replace("(anonymous namespace)::", "").removeprefix("void ").partition("(")[0]
+    return bare.removeprefix("kernelpkg::")
 
 
 def bench_line(row: dict[str, Any]) -> dict[str, Any]:

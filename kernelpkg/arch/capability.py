@@ -14,6 +14,8 @@ class ArchError(UsageError):
 
 _DOTTED = re.compile(r"(\d{1,2})\.(\d)[af]?")
 _NUMBER = re.compile(r"(?:sm_|compute_)?(\d{2,3})[af]?")
+# How an assumed device is called of which only the capability is known; read back as that capability.
+UNNAMED = "device of capability "
 _EXAMPLES = "write it as 12.1, 121, sm_121, (12, 1) or a device name such as GB10 or H200"
 
 
@@ -61,7 +63,7 @@ class Capability:
             value = str(value)
         if not isinstance(value, str):
             raise ArchError(f"{value!r} is not a capability; {_EXAMPLES}")
-        text = value.strip().lower()
+        text = value.strip().lower().removeprefix(UNNAMED)
         if match := _DOTTED.fullmatch(text):
             return cls(int(match[1]), int(match[2]))
         if match := _NUMBER.fullmatch(text):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kernelpkg.arch.capability import Capability
+from kernelpkg.arch.capability import UNNAMED, Capability
 from kernelpkg.arch.devices import (
     KnownDevice,
     capability_of_name,
@@ -84,7 +84,7 @@ def assume(what: object) -> Device:
     by_name = isinstance(what, str) and capability_of_name(what) is not None
     if len(known) == 1 and not by_name:
         named = known[0]
-    name = named.name if named else str(what) if by_name else f"device of capability {capability}"
+    name = named.name if named else str(what) if by_name else f"{UNNAMED}{capability}"
     return Device(
         name=name,
         capability=capability,

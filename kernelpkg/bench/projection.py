@@ -89,8 +89,7 @@ def device_row(device: Any) -> Any:
         return named
     capability = getattr(device, "capability", None)
     if capability is None and isinstance(device, str):
-        # An assumed device of which only the capability is known is named so by arch.assume.
-        capability = devices.capability_of_name(device) or device.removeprefix("device of capability ")
+        capability = devices.capability_of_name(device)
     asked = arch.Capability.parse(device if capability is None else capability)
     row = devices.device_for(asked)
     if row is None:

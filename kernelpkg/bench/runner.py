@@ -18,7 +18,6 @@ from kernelpkg.bench.shapes import (
     Point,
     Shape,
     Size,
-    on_what,
     plan,
     size_named,
 )
@@ -307,7 +306,7 @@ def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None
         if record.kind != "bench" or wanted not in (None, record.capability):
             continue
         rows = [
-            dict(row) | {"label": f"{record.source}, {on_what(row['kernel'])}"}
+            dict(row) | {"label": f"{record.source}, {_on_what(row['kernel'], record.capability)}"}
             for row in record.rows
             if kernels is None or row["kernel"] in kernels
         ]
@@ -326,6 +325,11 @@ def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None
                 notes=list(details.get("notes", [])),
             )
     return None
+
+
+def _on_what(kernel: str, capability: str) -> str:
+    """As `on_what`, for a reader on another device, to whom 'this capability' would say the wrong one."""
+    return "stand-in" if kernel in STANDS_FOR else f"capability {capability}"
 
 
 def _index(device: str) -> int:

@@ -166,7 +166,15 @@ def _marks(answers: Mapping[str, Rung]) -> str:
     first = answers.get("admitted")
     if first is not None and first.status == "fail":
         return "refused"
-    return "  ".join(f"{answers[name].status if name in answers else '-':8}" for name in RUNGS).rstrip()
+    return "  ".join(f"{_mark(answers.get(name)):8}" for name in RUNGS).rstrip()
+
+
+def _mark(rung: Rung | None) -> str:
+    """A status; in place of a pass that another device's run gave, what that run is."""
+    if rung is None:
+        return "-"
+    passed_elsewhere = rung.status == "pass" and rung.label.on_what != THIS
+    return rung.label.on_what.partition(" ")[0] if passed_elsewhere else rung.status
 
 
 def _shortened(line: str, limit: int = 240) -> str:

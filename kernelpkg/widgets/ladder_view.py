@@ -33,16 +33,32 @@ def grid(rungs: Sequence[Any], caption: str = "") -> View:
     kernels = list(dict.fromkeys(r["kernel"] for r in rows))
     names = [n for n in RUNGS if any(r["rung"] == n for r in rows)]
     at = {(r["kernel"], r["rung"]): r["status"] for r in rows}
+    elsewhere = {(r["kernel"], r["rung"]): kind for r in rows if (kind := shown_elsewhere(r))}
 
     def word(kernel: str, name: str) -> str:
         if at.get((kernel, "admitted")) == "fail":
             return "refused" if name == "admitted" else "no claim"
         return at.get((kernel, name), "unproved")
 
+    def html(kernel: str, name: str) -> str:
+        kind = elsewhere.get((kernel, name))
+        return chip(word(kernel, name)) + (f" <small>{kind}</small>" if kind else "")
+
+    def text(kernel: str, name: str) -> str:
+        kind = elsewhere.get((kernel, name))
+        return f"{symbol(word(kernel, name))} {word(kernel, name)}" + (f" ({kind})" if kind else "")
+
     columns = [Column("kernel", "kernel")] + [Column(n, n, "centre") for n in names]
-    html_rows = [{"kernel": k} | {n: chip(word(k, n)) for n in names} for k in kernels]
-    text_rows = [{"kernel": k} | {n: f"{symbol(word(k, n))} {word(k, n)}" for n in names} for k in kernels]
+    html_rows = [{"kernel": k} | {n: html(k, n) for n in names} for k in kernels]
+    text_rows = [{"kernel": k} | {n: text(k, n) for n in names} for k in kernels]
     return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
+
+
+def shown_elsewhere(row: Mapping[str, Any]) -> str | None:
+    """'stand-in' or 'sibling' where a rung passed on another device's run; no cell may hide that."""
+    if row["status"] != "pass":
+        return None
+    return next((kind for kind in ("stand-in", "sibling") if kind in str(row["label"])), None)
 
 
 def reasons(rungs: Sequence[Any], caption: str = "", rung: str | None = None) -> View:

@@ -409,3 +409,9 @@ def test_this_machine_answers() -> None:
     assert found.devices or found.message
     for device in found.devices:
         assert list(device.row()) == FIELDS
+
+
+@pytest.mark.parametrize("capability", ["9.0", "12.0", "12.1", "13.0"])
+def test_an_assumed_device_can_be_asked_about_by_its_own_name(capability: str):
+    device = assume(capability)
+    assert assume(device.name).capability == device.capability == Capability.parse(capability)

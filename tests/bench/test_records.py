@@ -211,7 +211,7 @@ def test_recorded_rows_say_who_measured_them(folders: Path) -> None:
     )
     report = bench.recorded_report("9.0")
     assert report is not None and report.label == "recorded (Test GPU, 2026-01-02)"
-    assert [row["label"].rpartition(", ")[2] for row in report.rows] == ["this capability", "stand-in"]
+    assert [row["label"].rpartition(", ")[2] for row in report.rows] == ["capability 9.0", "stand-in"]
     assert report.ceilings == {"read_gbps": 1.0} and report.machine["capability"] == "9.0"
     assert bench.recorded_report("12.1") is None
 

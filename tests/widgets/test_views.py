@@ -292,3 +292,22 @@ def test_static_charts_are_well_formed_and_bounded() -> None:
     assert "nothing to draw" in svg.chart("t", [], "x", "y")
     assert svg.ticks(1, 5000, True) == [1, 10, 100, 1000]
     assert svg.ticks(90, 900, True) == [100, 200, 500]
+
+
+def test_a_pass_on_another_device_is_shown_as_such():
+    rows = [
+        {
+            "kernel": "k",
+            "rung": "admitted",
+            "status": "pass",
+            "label": "nobody (gate table), this capability",
+        },
+        {
+            "kernel": "k",
+            "rung": "correct",
+            "status": "pass",
+            "label": "recorded (NVIDIA H200, 2026-01-02), stand-in",
+        },
+    ]
+    view = ladder_view.grid(rows)
+    assert "pass (stand-in)" in view.text and "stand-in" in view.html
