@@ -40,17 +40,13 @@ def grid(rungs: Sequence[Any], caption: str = "") -> View:
             return "refused" if name == "admitted" else "no claim"
         return at.get((kernel, name), "unproved")
 
-    def html(kernel: str, name: str) -> str:
+    def shown(kernel: str, name: str) -> str:
         kind = elsewhere.get((kernel, name))
-        return chip(word(kernel, name)) + (f" <small>{kind}</small>" if kind else "")
-
-    def text(kernel: str, name: str) -> str:
-        kind = elsewhere.get((kernel, name))
-        return f"{symbol(word(kernel, name))} {word(kernel, name)}" + (f" ({kind})" if kind else "")
+        return f"{word(kernel, name)} ({kind})" if kind else word(kernel, name)
 
     columns = [Column("kernel", "kernel")] + [Column(n, n, "centre") for n in names]
-    html_rows = [{"kernel": k} | {n: html(k, n) for n in names} for k in kernels]
-    text_rows = [{"kernel": k} | {n: text(k, n) for n in names} for k in kernels]
+    html_rows = [{"kernel": k} | {n: chip(word(k, n), shown(k, n)) for n in names} for k in kernels]
+    text_rows = [{"kernel": k} | {n: f"{symbol(word(k, n))} {shown(k, n)}" for n in names} for k in kernels]
     return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
 
 
