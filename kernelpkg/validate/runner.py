@@ -22,6 +22,7 @@ from typing import Any
 
 import nbformat
 
+from kernelpkg.arch import Capability
 from kernelpkg.errors import UsageError
 from kernelpkg.validate import engine, pages
 from kernelpkg.validate.report import ValidateReport, write_junit, write_results
@@ -249,13 +250,15 @@ def declared(source: Path) -> set[str]:
 
 
 def _require_known(wanted: Mapping[str, Any], named: Mapping[str, Any], sources: Sequence[Path]) -> None:
-    """A parameter the user named that no chosen notebook has is a mistyped name."""
+    """Refuse before anything runs: a parameter that no chosen notebook has, a device that nobody knows."""
     known = set().union(*map(declared, sources))
     unknown = sorted(set(named) - known)
     if unknown:
         raise UsageError(
             f"no notebook has a parameter {', '.join(unknown)}; there are {', '.join(sorted(known))}."
         )
+    if named.get("device", "auto") != "auto":
+        Capability.parse(named["device"])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def test_gates_rows():
         (("explain",), "--capability"),
         (("check", "--kernel", "no_such_kernel", "--device", "cpu"), "no_such_kernel"),
         (("bench", "--size", "huge"), "huge"),
+        (("validate", "-p", "device", "banana"), "banana"),
+        (("validate", "-p", "capability", "12.1"), "capability"),
     ],
 )
 def test_a_wrong_call_is_one_sentence_and_code_2(arguments: tuple[str, ...], words: str):
