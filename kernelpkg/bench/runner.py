@@ -18,6 +18,7 @@ from kernelpkg.bench.shapes import (
     Point,
     Shape,
     Size,
+    on_what,
     plan,
     size_named,
 )
@@ -305,8 +306,9 @@ def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None
     for record in records.load_records():
         if record.kind != "bench" or wanted not in (None, record.capability):
             continue
+        where = f"capability {record.capability}"
         rows = [
-            dict(row) | {"label": f"{record.source}, {_on_what(row['kernel'], record.capability)}"}
+            dict(row) | {"label": f"{record.source}, {on_what(row['kernel'], where)}"}
             for row in record.rows
             if kernels is None or row["kernel"] in kernels
         ]
@@ -325,11 +327,6 @@ def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None
                 notes=list(details.get("notes", [])),
             )
     return None
-
-
-def _on_what(kernel: str, capability: str) -> str:
-    """As `on_what`, for a reader on another device, to whom 'this capability' would say the wrong one."""
-    return "stand-in" if kernel in STANDS_FOR else f"capability {capability}"
 
 
 def _index(device: str) -> int:

@@ -72,16 +72,17 @@ STANDS_FOR = {
     "scaled_mm_sm89_standin": "scaled_mm_sm89",
     "scaled_mm_sm120_standin": "scaled_mm_sm120",
 }
-
-
-def on_what(kernel: str) -> str:
-    """What a run of this kernel is evidence of: the capability it ran on, or it stands in for another."""
-    return "stand-in" if kernel in STANDS_FOR else "this capability"
-
-
 EVIDENCE_CAPABILITY = "9.0"
 
 _WEIGHT_BITS = {"marlin_w8a16": 8, "marlin_w4a16": 4, "marlin_w4a8_fp8": 4, "marlin_w4a8_fp8_emulated": 4}
+
+
+def on_what(kernel: str, here: str = "this capability") -> str:
+    """What a run of this kernel is evidence of: the capability it ran on, or it stands in for another.
+
+    here: how to name that capability; a reader on another device needs its number.
+    """
+    return "stand-in" if kernel in STANDS_FOR else here
 
 
 def weight_bits(kernel: str) -> int:

@@ -1,4 +1,4 @@
-"""Where the disassemblers and the assembler of the CUDA toolkit are.
+"""Where the disassemblers, the assembler and the sanitizer of the CUDA toolkit are.
 
 The PyPI wheels come first: their nvdisasm (13.2 and newer) reads everything that nvcc 13.0 writes, while a
 system toolkit may be older than the binary it is asked about. nvcc's own wheels hold neither tool.
@@ -22,6 +22,7 @@ INSTALL_HINTS = {
     "nvdisasm": "pip install 'nvidia-cuda-nvdisasm>=13.2'",
     "ptxas": "pip install nvidia-cuda-nvcc==13.0.88",
     "nvcc": "pip install nvidia-cuda-nvcc==13.0.88",
+    "compute-sanitizer": "pip install nvidia-cuda-sanitizer-api",
 }
 WHEELS_FIRST = ("cuobjdump", "nvdisasm")
 
@@ -45,10 +46,10 @@ def _system_folders() -> list[Path]:
 
 
 def find_tool(name: str) -> Path:
-    """The path of a CUDA toolkit program ('cuobjdump', 'nvdisasm', 'ptxas', 'nvcc').
+    """The path of a CUDA toolkit program ('cuobjdump', 'nvdisasm', 'ptxas', 'nvcc', 'compute-sanitizer').
 
-    Disassemblers: the wheels, then CUDA_HOME / CUDA_PATH, PATH, /usr/local/cuda*. Compilers: the wheels last,
-    as a toolkit that the user names goes first. Raises ToolMissing with the command that installs it.
+    Disassemblers: the wheels, then CUDA_HOME / CUDA_PATH, PATH, /usr/local/cuda*. Others: the wheels last, as a
+    toolkit that the user names goes first. Raises ToolMissing with the command that installs it.
     """
     wheels, system = _wheel_folders(), _system_folders()
     folders = [*wheels, *system] if name in WHEELS_FIRST else [*system, *wheels]

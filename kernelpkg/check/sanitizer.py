@@ -6,11 +6,9 @@ did not run is recorded as *not run*, never as clean.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kernelpkg.binaries import find_tool
 from kernelpkg.check.runner import checkable_kernels
 from kernelpkg.errors import CheckFailed, NothingRan, UsageError
 
@@ -68,26 +67,6 @@ class SanitizerReport:
             raise NothingRan(f"compute-sanitizer did not run: {reason}")
 
 
-def find_sanitizer() -> Path:
-    """compute-sanitizer of CUDA_HOME, the PATH, /usr/local/cuda or the PyPI wheel.
-
-    Raises UsageError where there is none."""
-    places = [Path(home, "bin") for name in ("CUDA_HOME", "CUDA_PATH") if (home := os.environ.get(name))]
-    if on_path := shutil.which("compute-sanitizer"):
-        places.append(Path(on_path).parent)
-    places.append(Path("/usr/local/cuda/bin"))
-    wheels = importlib.util.find_spec("nvidia")
-    for folder in wheels.submodule_search_locations or () if wheels else ():
-        places += sorted(Path(folder).glob("cu*/bin"))
-    for place in places:
-        if os.access(tool := place / "compute-sanitizer", os.X_OK):
-            return tool
-    raise UsageError(
-        "compute-sanitizer is not installed: pip install nvidia-cuda-sanitizer-api, or set CUDA_HOME to "
-        "a toolkit that has it."
-    )
-
-
 def sanitize(
     tools: Iterable[str] = DEFAULT_TOOLS,
     kernels: Iterable[str] | None = None,
@@ -105,7 +84,7 @@ def sanitize(
         if tool not in TOOLS:
             raise UsageError(f"no sanitizer tool is called {tool!r}; the tools are {', '.join(TOOLS)}")
     names = [entry.name for entry in checkable_kernels(kernels)]
-    program = find_sanitizer()
+    program = find_tool("compute-sanitizer")
     report = SanitizerReport(device, "measured here, this capability")
     for tool in tools:
         for row in _one_tool(program, tool, names, size, device, timeout, report):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelpkg.binaries import find_tool
 from kernelpkg.check import sanitizer
 from kernelpkg.errors import CheckFailed, NothingRan, UsageError
 
@@ -58,7 +59,7 @@ def fake_tool(folder: Path, script: str) -> Path:
 def test_a_tool_that_refuses_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tool = fake_tool(tmp_path, "echo '========= Error: the driver refused'; exit 1\n")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    assert sanitizer.find_sanitizer() == tool
+    assert find_tool("compute-sanitizer") == tool
     report = sanitizer.sanitize(kernels=["marlin_w8a16"])
     assert [(row["tool"], row["status"]) for row in report.rows] == [
         ("memcheck", "not run"),
