@@ -48,8 +48,8 @@ def _system_folders() -> list[Path]:
 def find_tool(name: str) -> Path:
     """The path of a CUDA toolkit program ('cuobjdump', 'nvdisasm', 'ptxas', 'nvcc', 'compute-sanitizer').
 
-    Disassemblers: the wheels, then CUDA_HOME / CUDA_PATH, PATH, /usr/local/cuda*. Others: the wheels last, as a
-    toolkit that the user names goes first. Raises ToolMissing with the command that installs it.
+    Disassemblers: the wheels, then CUDA_HOME / CUDA_PATH, PATH, /usr/local/cuda*. Others: the wheels last, as
+    a toolkit that the user names goes first. Raises ToolMissing with the command that installs it.
     """
     wheels, system = _wheel_folders(), _system_folders()
     folders = [*wheels, *system] if name in WHEELS_FIRST else [*system, *wheels]
