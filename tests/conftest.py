@@ -28,7 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def library_path() -> Path:
-    """The operator library: KERNELPKG_LIBRARY where set, else the test set built for 9.0a and 12.0f.
+    """The operator library: KERNELPKG_LIBRARY where set, else the test set built for 9.0a, 12.0f and the GPUs
+    that are here.
 
     The build goes to the shared build folder, so that only the first run of a checkout compiles.
     """
@@ -36,8 +37,9 @@ def library_path() -> Path:
     if named:
         return Path(named).expanduser().absolute()
     from kernelpkg.build import build
+    from kernelpkg.build.targets import add_native
 
-    return build(arch=TEST_TARGETS, set="test").library
+    return build(arch=add_native(TEST_TARGETS), set="test").library
 
 
 @pytest.fixture(scope="session")
