@@ -1,4 +1,4 @@
-// Launchers of the kernels beside the GEMM. Both are compiled for every target of gate marlin_16bit
+// Launchers of the kernels beside the GEMM. All are compiled for every target of gate marlin_16bit
 // and contain no MMA.
 #pragma once
 
@@ -17,5 +17,7 @@ cudaError_t launch_reduce(const Params& params, int tile_rows, int tile_cols, DT
                           bool overlap, cudaStream_t stream);
 
 cudaError_t launch_repack(const MarlinRepackArgs& args);
+
+cudaError_t launch_pad_rows(const MarlinPadArgs& args);
 
 }  // namespace kernelpkg::marlin

@@ -1,10 +1,16 @@
-// Weight-only GEMM: C[M,N] = (A[M,K] * dequantised(B)[K,N]) (+ bias), B packed once by
-// marlin_repack.
+// Weight-only GEMM: C[M,N] = A[M,K] * dequantised(B)[K,N] * output_scale (+ bias), B packed once by
+// marlin_repack for all activations.
 //
-//   activations         weights   scales                              kernel
-//   float16, bfloat16   e4m3      per channel or per 128 rows of K    marlin_w8a16
-//   float16, bfloat16   u4b8      per channel or per 128 rows of K    marlin_w4a16
-//   float8_e4m3fn       u4b8      the same, and float32 per token     marlin_w4a8_fp8
+//   weights           scales, per group of K                activations, 16-bit  float8_e4m3fn
+//   e4m3              c_type, -1, 32 or 128                 marlin_w8a16         marlin_w8a8_fp8
+//   u4b8              c_type, -1, 32, 64 or 128             marlin_w4a16         marlin_w4a8_fp8
+//   u4, zero points   c_type, -1, 32, 64 or 128             marlin_w4a16_zp      marlin_w4a8_fp8_zp
+//   u8b128            c_type, -1, 32, 64 or 128             marlin_w8a16_int8    -
+//   nvfp4 (e2m1)      c_type, 16, times a power of two      marlin_w4a16_nvfp4   -
+//   mxfp4 (e2m1)      bfloat16 powers of two, 32            marlin_w4a16_mxfp4   marlin_w4a8_fp8_mxfp4
+//
+// Group -1 is one scale per channel. MXFP8 is e4m3 with group 32, and 128 x 128 blocks are e4m3 with
+// group 128: their scales are widened when the weight is packed.
 //
 // No function here synchronises, allocates device memory or needs the default stream: all may be
 // captured in a graph (call once before capturing, so that loading the code is not part of the
@@ -22,24 +28,30 @@
 namespace kernelpkg {
 
 struct MarlinArgs {
-  const void* a;      // [m, k], rows lda elements apart, each row starting on 16 bytes
+  // [m, k], rows lda elements apart, each row starting on 16 bytes. Columns k up to the next 16 bytes
+  // of every row are readable and zero; nothing beyond them is read (marlin_pad_rows makes such rows).
+  const void* a;
   int64_t lda;        // elements, >= k
-  DType a_type;       // kFloat16, kBFloat16, or kFloat8E4M3 (u4b8 weights only)
-  const uint32_t* b;  // packed by marlin_repack for this activation class, 16-byte aligned
+  DType a_type;       // kFloat16, kBFloat16, or kFloat8E4M3
+  const uint32_t* b;  // packed by marlin_repack, 16-byte aligned
   WeightFormat b_format;
-  const void* scales;     // [k / group_size or 1, n] in c_type, natural order, 16-byte aligned
+  // [padded_groups, n_pad] in c_type, natural order (nvfp4: nvfp4_scale_index), 16-byte aligned;
+  // zero where padded. Shapes and orders: layout.h.
+  const void* scales;
+  const uint8_t* zeros;   // u4 only: [padded_groups, n_pad], order of zero_index, 16-byte aligned
   const float* a_scales;  // [m]; given if and only if a_type is kFloat8E4M3
-  const void* bias;       // [n] in c_type, 16-byte aligned, or null
-  void* c;                // [m, n] contiguous, 16-byte aligned
+  const void* bias;       // [n] in c_type, on 2 bytes, or null
+  void* c;                // [m, n] contiguous, 16-byte aligned base (rows are not, for odd n)
   DType c_type;           // a_type, or kFloat16 / kBFloat16 where a_type is kFloat8E4M3
+  float output_scale;     // times the product, before the bias; 1 for all formats but nvfp4
   // marlin_workspace_bytes(args) bytes on 16 bytes, any contents, null if 0. This call's alone until
   // the call has finished on its stream.
   void* workspace;
   size_t workspace_bytes;
   int m;                   // any from 0
-  int n;                   // multiple of 64
-  int k;                   // multiple of 128
-  int group_size;          // -1 (per channel) or 128
+  int n;                   // logical, any from 1
+  int k;                   // logical, any from 1
+  int group_size;          // -1 (per channel), 16, 32, 64 or 128; the table above says which
   int device;
   cudaStream_t stream;
 };
@@ -55,19 +67,34 @@ size_t marlin_emulated_workspace_bytes(const MarlinArgs& args);
 Status marlin_gemm_emulated(const MarlinArgs& args);
 
 struct MarlinRepackArgs {
-  // u4b8: int32 [k / 8, n], nibble j of word (r, c) is row 8 r + j. e4m3: uint8 [k, n].
+  // 4 bits: int32 [ceil(k / 8), n], nibble j of word (r, c) is row 8 r + j. 8 bits: uint8 [k, n].
   const void* weight;
   WeightFormat format;
-  bool fp8_activations;  // the order for float8_e4m3fn activations (u4b8 only)
-  uint32_t* packed;      // k * n * bits / 32 words, 16-byte aligned, not overlapping weight
-  int k;                 // multiple of 128
-  int n;                 // multiple of 64
-  int device;            // ignored by marlin_repack_cpu
-  cudaStream_t stream;   // ignored by marlin_repack_cpu
+  uint32_t* packed;     // packed_words(format, k, n) words, 16-byte aligned, not overlapping weight
+  int k;                // logical, any from 1
+  int n;                // logical, any from 1
+  int device;           // ignored by marlin_repack_cpu
+  cudaStream_t stream;  // ignored by marlin_repack_cpu
 };
 
 // Same words from both, bit for bit (layout.h says where each weight goes).
 Status marlin_repack(const MarlinRepackArgs& args);
 Status marlin_repack_cpu(const MarlinRepackArgs& args);
+
+struct MarlinPadArgs {
+  const void* a;  // [m, k], rows lda elements apart, any alignment
+  int64_t lda;    // elements, not negative
+  DType a_type;
+  void* padded;        // [m, padded_lda], 16-byte aligned, not overlapping a
+  int64_t padded_lda;  // elements, >= k; rows of a whole multiple of 16 bytes
+  int m;
+  int k;
+  int device;
+  cudaStream_t stream;
+};
+
+// Copies rows into a buffer that marlin_gemm takes as `a` with lda = padded_lda: columns from k on
+// are zero.
+Status marlin_pad_rows(const MarlinPadArgs& args);
 
 }  // namespace kernelpkg
