@@ -40,7 +40,7 @@ struct MarlinArgs {
   const void* scales;
   const uint8_t* zeros;   // u4 only: [padded_groups, n_pad], order of zero_index, 16-byte aligned
   const float* a_scales;  // [m]; given if and only if a_type is kFloat8E4M3
-  const void* bias;       // [n] in c_type, on 2 bytes, or null
+  const void* bias;       // [n] in c_type, 16-byte aligned base, or null
   void* c;                // [m, n] contiguous, 16-byte aligned base (rows are not, for odd n)
   DType c_type;           // a_type, or kFloat16 / kBFloat16 where a_type is kFloat8E4M3
   float output_scale;     // times the product, before the bias; 1 for all formats but nvfp4

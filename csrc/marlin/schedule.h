@@ -1,13 +1,10 @@
-// Who computes what. The output is cut into tiles, each tile's K into units of 128 (one scale
-// group). All units of all tiles, tile after tile, are one line, and block b takes the stretch from
-// begin(b) to begin(b + 1) of it. With as many blocks as tiles this is one tile per block; with
-// another number, tiles are split along K so that all blocks have the same work to within one unit.
-// One number, `blocks`, is the whole choice.
+// Who computes what. The output is cut into tiles; a tile's K, in pipeline stages, is cut into
+// `parts` of equal length to within one stage, and every block takes one part of one tile.
 //
-// A block's stretch inside one tile is a segment. A segment that covers its tile writes the output;
-// every other one writes float32 partial sums to its own slot of the workspace, and a second kernel
-// adds a tile's slots in the order of K. So no block waits for another, the sum does not depend on
-// timing, and the workspace needs no zeroing.
+// A tile in one part is written by its block. Parts are added in the order of K, whoever ends
+// first: within a thread block cluster through shared memory (9.0 and later), else through float32
+// slots of the workspace by a second kernel. No block waits for one that might not be running, the
+// sum does not depend on timing, and the workspace needs no zeroing.
 #pragma once
 
 #include <cstdint>
@@ -16,45 +13,34 @@
 
 namespace kernelpkg::marlin {
 
-constexpr int kUnitK = 128;
+constexpr int kTileCols = 128;
+constexpr int kMaxClusterParts = 8;  // the largest cluster every device with clusters can launch
 
 // Row tiles that are visited before the next column tile: enough to reuse weights from L2, few
 // enough that the activations of the group stay there too (16 tiles of 64 rows at K = 4096 are 8
 // MiB; GB10 has 24 MiB).
 constexpr int kRasterRows = 16;
 
-// All counts fit 32 bits (make_plan sees to it), and begin() divides nothing: a 64-bit division at
-// the start of every block costs as much as a few stages of the pipeline.
 struct Schedule {
   int m_tiles;
   int n_tiles;
-  int k_units;
-  int blocks;
-  int share;   // units of every block ...
-  int larger;  // ... and this many blocks, the first ones, have one more
+  int stages;  // along all of K
+  int parts;
+  int share;    // stages of every part ...
+  int larger;   // ... and this many parts, the first ones, have one more
+  bool cluster;  // the parts of a tile are one cluster
 
-  static Schedule make(int m_tiles, int n_tiles, int k_units, int blocks) {
-    const int units = m_tiles * n_tiles * k_units;
-    return {m_tiles, n_tiles, k_units, blocks, units / blocks, units % blocks};
+  static Schedule make(int m_tiles, int n_tiles, int stages, int parts, bool cluster) {
+    return {m_tiles, n_tiles, stages, parts, stages / parts, stages % parts, cluster && parts > 1};
   }
 
   KERNELPKG_HOST_DEVICE int tiles() const { return m_tiles * n_tiles; }
-  KERNELPKG_HOST_DEVICE int units() const { return tiles() * k_units; }
-  KERNELPKG_HOST_DEVICE bool splits_k() const { return larger != 0 || share % k_units != 0; }
+  KERNELPKG_HOST_DEVICE int blocks() const { return tiles() * parts; }
+  KERNELPKG_HOST_DEVICE bool through_workspace() const { return parts > 1 && !cluster; }
 
-  KERNELPKG_HOST_DEVICE int begin(int block) const {
-    return block * share + (block < larger ? block : larger);
+  KERNELPKG_HOST_DEVICE int begin(int part) const {
+    return part * share + (part < larger ? part : larger);
   }
-  // The block that computes `unit`: the largest b with begin(b) <= unit.
-  KERNELPKG_HOST_DEVICE int owner(int unit) const {
-    const int in_larger = larger * (share + 1);
-    return unit < in_larger ? unit / (share + 1) : larger + (unit - in_larger) / share;
-  }
-
-  // From one segment to the next, the block or the tile goes up, or both: their sum tells segments
-  // apart.
-  KERNELPKG_HOST_DEVICE static int slot(int block, int tile) { return block + tile; }
-  KERNELPKG_HOST_DEVICE int slots() const { return blocks + tiles() - 1; }
 
   KERNELPKG_HOST_DEVICE void place(int tile, int& m_tile, int& n_tile) const {
     if (m_tiles == 1) {
