@@ -18,7 +18,17 @@ from rich.table import Table
 
 from kernelpkg import __version__
 from kernelpkg.errors import CheckFailed, KernelpkgError, UsageError
-from kernelpkg.printing import bench_line, err, function_line, out, plain, record_line, show, show_devices
+from kernelpkg.printing import (
+    bench_line,
+    err,
+    function_line,
+    out,
+    peers_left_out,
+    plain,
+    record_line,
+    show,
+    show_devices,
+)
 
 app = typer.Typer(
     name="kernelpkg",
@@ -49,6 +59,14 @@ def capability_of(option: str | None):
 def split(value: str | None) -> tuple[str, ...] | None:
     """A comma-separated option as a tuple; None where it was not given."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if value else None
+
+
+def numbers(value: str | None, option: str) -> tuple[int, ...] | None:
+    """A comma-separated option of whole numbers as a tuple; None where it was not given."""
+    parts = split(value)
+    if parts and (wrong := [part for part in parts if not part.isdigit()]):
+        raise UsageError(f"{option} is {value!r}; {wrong[0]!r} is no whole number.")
+    return None if parts is None else tuple(map(int, parts))
 
 
 @app.command()
@@ -263,8 +281,19 @@ def check(
 @app.command()
 def bench(
     kernel: Annotated[str | None, typer.Option(help="Only these kernels, comma-separated.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Only these layers, comma-separated: 8B.gate_up, or KxN as 4096x28672.")
+    ] = None,
+    m: Annotated[str | None, typer.Option(help="Only these numbers of rows, comma-separated: 1,16.")] = None,
     size: Annotated[str, typer.Option(help="tiny, default or full.")] = "default",
     device: Annotated[str, typer.Option(help="cuda:N.")] = "cuda:0",
+    peer_library: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Time vLLM's operators in the same run: its _C.abi3.so, _C_stable_libtorch.abi3.so, or the "
+            "folder of both; repeatable. Default: those of an installed vLLM."
+        ),
+    ] = None,
     record: Annotated[Path | None, typer.Option(help="Also write a record into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -274,11 +303,16 @@ def bench(
     with err.status("measuring the ceilings") as status:
         report = bencher.run(
             kernels=split(kernel),
+            shapes=split(shape),
+            ms=numbers(m, "--m"),
             size=size,
             device=device,
             on_row=lambda row: status.update(f"{row['kernel']} {row['shape']} m={row['m']}"),
+            peer_libraries=peer_library or (),
         )
     show(report.rows if as_json else map(bench_line, report.rows), as_json)
+    if not as_json:
+        show(peers_left_out(report.peers_left_out), False)
     (err if as_json else out).print(f"{report.summary}  [{report.label}]", markup=False, soft_wrap=True)
     for note in report.notes:
         err.print(note, markup=False, soft_wrap=True)

@@ -119,6 +119,17 @@ def bench_line(row: dict[str, Any]) -> dict[str, Any]:
     return line | {f"x {peer}": ratio for peer, ratio in (row["ratios"] or {}).items()}
 
 
+def peers_left_out(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The peers without a time, one line for each peer and reason, with the points it holds for."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        found.setdefault((row["peer"], row["reason"]), []).append(f"{row['shape']} m={row['m']}")
+    return [
+        {"peer not timed": peer, "reason": reason, "at": ", ".join(points)}
+        for (peer, reason), points in found.items()
+    ]
+
+
 def record_line(row: dict[str, Any]) -> dict[str, Any]:
     """A stored record as one line of the table: the day without the hour, and how many kernels."""
     names = ("kind", "machine", "capability", "date", "kernels", "stale")

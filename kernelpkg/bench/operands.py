@@ -1,4 +1,4 @@
-"""Operands and launches of one point: our kernels and torch's, over as many operand sets as the L2 asks for.
+"""Operands of one point: weights in every form, activations, and the float64 references of both.
 
 The recipe, published with every report: weights and activations are normal with a fixed seed, each output
 channel, group of 128 and token times its own factor between 0.5 and 2 (so that a scale applied at the wrong
@@ -8,43 +8,32 @@ place is seen); operand sets have the same weight in different memory and activa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from kernelpkg import ops
-from kernelpkg.bench.shapes import GROUP, STANDS_FOR, Point, Shape, activation_bits, weight_bits, work
-from kernelpkg.bench.timing import operand_sets
-from kernelpkg.ops import reference
+from kernelpkg.bench import vllm_ops
+from kernelpkg.bench.shapes import GROUP, Shape
 
 RECIPE = (
     "normal values, seed as given; a factor of 0.5 to 2 per channel and group of 128, and per token; scales "
     "from the largest absolute value; operand sets: one weight copied, activations of their own"
 )
-PEERS = ("bf16", "scaled_mm_tensor", "scaled_mm_row")
-# The peer that multiplies with the very scales of a scaled_mm variant.
-SAME_SCALES = {"token_channel": "scaled_mm_row", "tensor": "scaled_mm_tensor"}
 # Columns quantised or dequantised at once: bounds the memory this takes.
 COLUMNS = 2048
 # Rows of the output compared with the reference; the whole output is checked for what was never written.
 CHECKED_ROWS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """What is timed at a point: a kernel of ours in one variant, or a peer (kernel None).
+class Expected(NamedTuple):
+    """Of some rows of one output: the float64 reference and its spread (see kernelpkg.check.metrics)."""
 
-    launches: one call per operand set. expected: for a set and some rows, the float64 reference of those rows
-    and its spread (see kernelpkg.check.metrics); None for a peer.
-    """
-
-    name: str
-    kernel: str | None
-    variant: str
-    launches: tuple[Callable[[], Tensor], ...]
-    expected: Callable[[int, Tensor], tuple[Tensor, Tensor]] | None
+    rows: Tensor
+    reference: Tensor
+    spread: Tensor
 
 
 def by_columns(weight: Tensor, quantise: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -105,8 +94,8 @@ class Layer:
         return self._quantised[kind]
 
     def sets(self, kind: str, count: int) -> list[Any]:
-        """`count` copies in memory of a weight: 'bf16', 'fp8/...', or packed 'u4b8/g128/16bit' and the
-        like.
+        """`count` copies in memory of a weight: 'bf16', 'fp8/...', packed 'u4b8/g128/16bit' and the like, or
+        'vllm/u4b8/g128' as vLLM packs it.
         """
         found = self._sets.setdefault(kind, [])
         while len(found) < count:
@@ -118,6 +107,9 @@ class Layer:
             return ops.to_column_major(self.weight)
         if kind.startswith("fp8/"):
             return self.quantised(kind)[0]
+        if kind.startswith("vllm/"):
+            _, form, variant = kind.split("/")
+            return vllm_ops.pack(*self.quantised(f"{form}/{variant}"), form)
         form, variant, activation = kind.split("/")
         quantised, scales = self.quantised(f"{form}/{variant}")
         group = GROUP if variant == "g128" else -1
@@ -132,161 +124,66 @@ def _to_fp8(weight: Tensor, scale: Tensor) -> Tensor:
 def _copy(weight: Any) -> Any:
     if isinstance(weight, Tensor):
         return weight.clone(memory_format=torch.preserve_format)
+    if isinstance(weight, vllm_ops.MarlinWeight):
+        return weight.clone()
     return replace(weight, data=weight.data.clone(), scales=weight.scales.clone())
 
 
-def has_fp8(capability: Any) -> bool:
-    """Whether torch multiplies e4m3 on this capability: 8.9 and newer."""
-    return (capability.major, capability.minor) >= (8, 9)
-
-
-def bytes_needed(point: Point, l2_bytes: int | None, peers: Sequence[str]) -> int:
-    """A bound on the device memory a point takes, in bytes: operand sets, outputs, and the making of both."""
-    n, k, m = point.shape.n, point.shape.k, point.m
-    # The bf16 weight and its making, a quantiser at work, the references.
-    total = 6 * n * k + 32 * k * min(n, COLUMNS) + 8 * CHECKED_ROWS * (n + k)
-    kinds = [(weight_bits(kernel), activation_bits(kernel)) for kernel, _ in point.kernels]
-    kinds += [(16, 16) if peer == "bf16" else (8, 8) for peer in peers]
-    for weight, activation in kinds:
-        each = n * k * weight // 8 + m * k * activation // 8
-        # The sets, the unpacked form they were made from, and the outputs a graph keeps and reuses.
-        total += operand_sets(each, l2_bytes) * each + n * k * weight // 8 + 4 * m * n * 2
-    return total + 256 * 2**20
-
-
-def contenders(point: Point, layer: Layer, l2_bytes: int | None, peers: Sequence[str]) -> list[Contender]:
-    """Everything timed at `point`, ours first. Peers share activations and scales with ours."""
-    pool = _Activations(layer, point.m)
-    found = []
-    for kernel, variant in point.kernels:
-        build = _marlin if kernel.startswith("marlin") else _scaled_mm
-        found.append(build(kernel, variant, point, layer, pool, l2_bytes))
-    found += [_peer(name, point, layer, pool, l2_bytes) for name in peers]
-    return found
-
-
-class _Activations:
-    """The activations of a point: one bf16 tensor per operand set, and its quantised forms."""
+class Inputs:
+    """The activations of a point: one bf16 tensor per operand set, its quantised forms, and what products
+    with them are expected to be. Contenders that multiply the same operands share all three.
+    """
 
     def __init__(self, layer: Layer, m: int):
         self.layer = layer
         self.m = m
         self._values: list[Tensor] = []
         self._quantised: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self._expected: dict[tuple[str, int], Expected] = {}
+        self._rows: Tensor | None = None
 
     def values(self, index: int) -> Tensor:
+        """bf16 [m, K] of one operand set."""
         while len(self._values) <= index:
             self._values.append(self.layer.activations(self.m))
         return self._values[index]
 
     def quantised(self, index: int, variant: str) -> tuple[Tensor, Tensor]:
+        """(e4m3 [m, K], float32 scales): one scale for variant 'tensor', else one per token."""
         kind = "tensor" if variant == "tensor" else "token"
         if (kind, index) not in self._quantised:
             quantise = ops.quantize_fp8_per_tensor if kind == "tensor" else ops.quantize_fp8_per_token
             self._quantised[kind, index] = quantise(self.values(index))
         return self._quantised[kind, index]
 
+    def expected(
+        self,
+        key: str,
+        index: int,
+        activations: Callable[[Tensor], Tensor],
+        weight: Callable[[slice], Tensor],
+    ) -> Expected:
+        """The product of set `index`, computed once for all contenders with the same `key`.
 
-def _set_count(kernel: str, variant: str, point: Point, l2_bytes: int | None) -> int:
-    shape = point.shape
-    stream = work(kernel, variant, point.m, shape.n, shape.k).stream_bytes
-    return operand_sets(stream + point.m * shape.k * activation_bits(kernel) // 8, l2_bytes)
-
-
-def _marlin(
-    kernel: str, variant: str, point: Point, layer: Layer, pool: _Activations, l2_bytes: int | None
-) -> Contender:
-    form = "u4b8" if weight_bits(kernel) == 4 else "e4m3"
-    fp8 = activation_bits(kernel) == 8
-    emulated = kernel in STANDS_FOR
-    count = _set_count(kernel, variant, point, l2_bytes)
-    packed = layer.sets(f"{form}/{variant}/{'fp8' if fp8 else '16bit'}", count)
-
-    def operands(index: int) -> tuple[Tensor, Tensor | None]:
-        return pool.quantised(index, "token") if fp8 else (pool.values(index), None)
-
-    def launch(index: int) -> Callable[[], Tensor]:
-        (a, scales), weight = operands(index), packed[index]
-        return lambda: ops.marlin_gemm(a, weight, scales, allow_emulation=emulated)
-
-    quantised, scales = layer.quantised(f"{form}/{variant}")
-    group = GROUP if variant == "g128" else -1
-
-    def expected(index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        a, a_scales = operands(index)
-        values = _rows(a, rows).double()
-        if a_scales is not None:
-            values *= a_scales[rows].double()
-        return _product(
-            values,
-            point.shape.n,
-            lambda at: reference.dequantize(quantised[:, at], scales[:, at], form, group),
-        )
-
-    launches = tuple(launch(index) for index in range(count))
-    return Contender(f"{kernel}/{variant}", kernel, variant, launches, expected)
+        activations: rows of A, as float64 with their scales; weight: columns of the weight, likewise.
+        """
+        if (key, index) not in self._expected:
+            if self._rows is None:
+                self._rows = checked_rows(self.m, self.layer.device, self.layer.random)
+            found = product(activations(self._rows), self.layer.shape.n, weight)
+            self._expected[key, index] = Expected(self._rows, *found)
+        return self._expected[key, index]
 
 
-def _scaled_mm(
-    kernel: str, variant: str, point: Point, layer: Layer, pool: _Activations, l2_bytes: int | None
-) -> Contender:
-    kind = "fp8/tensor" if variant == "tensor" else "fp8/channel"
-    count = _set_count(kernel, variant, point, l2_bytes)
-    weights, scale_b = layer.sets(kind, count), layer.quantised(kind)[1]
-
-    def launch(index: int) -> Callable[[], Tensor]:
-        (a, scale_a), b = pool.quantised(index, variant), weights[index]
-        if kernel in STANDS_FOR:
-            operator = getattr(torch.ops.kernelpkg_evidence, kernel)
-            return lambda: operator(a, b, scale_a, scale_b, None, torch.bfloat16)
-        return lambda: ops.cutlass_scaled_mm(a, b, scale_a, scale_b, torch.bfloat16)
-
-    def expected(index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        a, scale_a = pool.quantised(index, variant)
-        values = _rows(a, rows).double() * (scale_a if variant == "tensor" else scale_a[rows]).double()
-        return _product(
-            values,
-            point.shape.n,
-            lambda at: (
-                weights[0][:, at].double() * (scale_b if variant == "tensor" else scale_b[:, at]).double()
-            ),
-        )
-
-    launches = tuple(launch(index) for index in range(count))
-    return Contender(f"{kernel}/{variant}", kernel, variant, launches, expected)
-
-
-def _peer(name: str, point: Point, layer: Layer, pool: _Activations, l2_bytes: int | None) -> Contender:
-    """torch.mm in bf16, or torch._scaled_mm (fast accumulation, as fast as torch offers it) in e4m3."""
-    shape = point.shape
-    if name == "bf16":
-        count = operand_sets(2 * shape.n * shape.k + 2 * point.m * shape.k, l2_bytes)
-        pairs = [(pool.values(i), b) for i, b in enumerate(layer.sets("bf16", count))]
-        launches = [lambda a=a, b=b: torch.mm(a, b) for a, b in pairs]
-        return Contender(name, None, "", tuple(launches), None)
-    variant = "tensor" if name == "scaled_mm_tensor" else "token_channel"
-    kind = "fp8/tensor" if variant == "tensor" else "fp8/channel"
-    count = _set_count("scaled_mm", variant, point, l2_bytes)
-    scale_b = layer.quantised(kind)[1]
-
-    def launch(index: int, b: Tensor) -> Callable[[], Tensor]:
-        a, scale_a = pool.quantised(index, variant)
-        return lambda: torch._scaled_mm(
-            a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16, use_fast_accum=True
-        )
-
-    launches = [launch(i, b) for i, b in enumerate(layer.sets(kind, count))]
-    return Contender(name, None, variant, tuple(launches), None)
-
-
-def _rows(a: Tensor, rows: Tensor) -> Tensor:
+def rows_of(a: Tensor, rows: Tensor) -> Tensor:
+    """`rows` of `a`, as float64."""
     # Rows of e4m3 are taken as bytes: indexing that dtype is not offered on every device.
     if a.dtype == torch.float8_e4m3fn:
-        return a.view(torch.uint8)[rows].view(torch.float8_e4m3fn)
-    return a[rows]
+        return a.view(torch.uint8)[rows].view(torch.float8_e4m3fn).double()
+    return a[rows].double()
 
 
-def _product(a: Tensor, n: int, weight: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
+def product(a: Tensor, n: int, weight: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
     """a @ weight and the spread of its partial sums (kernelpkg.check.metrics), a few thousand columns at a
     time; all float64."""
     sums, spreads = [], []

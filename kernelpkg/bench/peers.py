@@ -1,4 +1,7 @@
-"""Third-party figures that travel with the package, as ratios to bf16 of the same row."""
+"""The peers by name, and third-party figures that travel with the package, as ratios to bf16 of the same row.
+
+Imports no torch: the peers' operators are in `contenders`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,27 @@ from functools import cache
 from typing import Any
 
 from kernelpkg.bench.records import RECORDED
+
+# torch's own, timed at every point.
+TORCH_PEERS = ("bf16", "scaled_mm_tensor", "scaled_mm_row")
+# kernel -> the operator of vLLM that does the same work, timed beside it where it can be loaded.
+COUNTERPARTS = {
+    "marlin_w8a16": "vllm_marlin_w8a16",
+    "marlin_w4a16": "vllm_marlin_w4a16_g128",
+    "scaled_mm_sm89": "vllm_cutlass",
+    "scaled_mm_sm90": "vllm_cutlass",
+    "scaled_mm_sm120": "vllm_cutlass",
+}
+# peer -> the kernel of ours whose work it does; bf16 has none.
+PEER_WORK = {
+    "scaled_mm_tensor": "scaled_mm",
+    "scaled_mm_row": "scaled_mm",
+    "vllm_cutlass": "scaled_mm",
+    "vllm_marlin_w8a16": "marlin_w8a16",
+    "vllm_marlin_w4a16_g128": "marlin_w4a16",
+}
+# The peer of torch that multiplies with the very scales of a scaled_mm variant.
+SAME_SCALES = {"token_channel": "scaled_mm_row", "tensor": "scaled_mm_tensor"}
 
 
 @cache

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from kernelpkg.bench import verify
 from kernelpkg.bench.ceilings import Ceilings, limit_of
-from kernelpkg.bench.operands import SAME_SCALES, Contender, Layer, contenders
+from kernelpkg.bench.contenders import Contender, contenders
+from kernelpkg.bench.operands import Layer
+from kernelpkg.bench.peers import PEER_WORK, SAME_SCALES
 from kernelpkg.bench.shapes import Point, Work, on_what, work
 from kernelpkg.bench.timing import Graph, Timing, launch_count, time_host, time_interleaved
 
@@ -16,34 +18,31 @@ from kernelpkg.bench.timing import Graph, Timing, launch_count, time_host, time_
 def time_point(run: Any, point: Point, layer: Layer) -> Iterator[dict[str, Any]]:
     """The rows of `point`. `run` has clock, sampler, meter, limits, peers, facts, report and cancelled.
 
-    A contender that cannot be launched or captured is left out and named in the report's `not_run`; one
-    whose result is wrong is not timed, and gets a row that says so.
+    A kernel of ours that cannot be launched or captured is left out and named in the report's `not_run`; one
+    whose result is wrong is not timed, and gets a row that says so. A peer of which either holds is left out
+    with the reason, in `peer_reasons` of the rows and in the report's `peers_left_out`.
     """
-    what = f"{point.shape} m={point.m}"
-    entries = {entry.name: entry for entry in contenders(point, layer, run.facts["l2_bytes"], run.peers)}
-    graphs: dict[str, Graph] = {}
-    for name, entry in entries.items():
-        try:
-            graphs[name] = run.clock.capture(entry.launches, _launches(run, point, entry))
-        except Exception as error:
-            if type(error).__name__ == "OutOfMemoryError":
-                raise
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            run.report.not_run.append(f"{what} {name}: {line}")
-    verifiers = {
-        name: verify.Verifier(entries[name], graph, point)
-        for name, graph in graphs.items()
-        if entries[name].expected is not None
-    }
+    makers = contenders(point, layer, run.facts["l2_bytes"], run.peers)
+    entries, graphs, refused = _capture(run, point, makers)
+    verifiers = {name: verify.Verifier(entries[name], graph, point) for name, graph in graphs.items()}
     before = {name: verifier.check(run.clock) for name, verifier in verifiers.items()}
-    timed = {name: graph for name, graph in graphs.items() if name not in before or before[name].passed}
+    timed = {name: graph for name, graph in graphs.items() if before[name].passed}
     timings, clocks = time_interleaved(
         timed, run.clock, run.sampler, run.limits.per_contender_seconds, run.cancelled
     )
-    after = {name: verifiers[name].check(run.clock) for name in timed if name in verifiers}
-    extras = _extras(run, {name: entries[name] for name in after}) if run.limits.extras else {}
-    peers = {name: timings[name] for name in timings if entries[name].kernel is None}
-    for name in verifiers:
+    after = {name: verifiers[name].check(run.clock) for name in timed}
+    ours = [name for name in graphs if entries[name].kernel is not None]
+    reasons = {name: reason for name, reason in refused.items() if name not in entries}
+    for name in graphs.keys() - set(ours):
+        if wrong := next((v for v in (before[name], after.get(name)) if v and not v.passed), None):
+            reasons[name] = f"wrong: {wrong.fault}"
+    run.report.peers_left_out += [
+        {"peer": name, "shape": point.shape.name, "m": point.m, "reason": reason}
+        for name, reason in reasons.items()
+    ]
+    extras = _extras(run, {name: entries[name] for name in ours if name in timed})
+    peers = {name: timing for name, timing in timings.items() if name not in ours and name not in reasons}
+    for name in ours:
         entry = entries[name]
         assert entry.kernel is not None
         need = work(entry.kernel, entry.variant, point.m, point.shape.n, point.shape.k)
@@ -56,6 +55,7 @@ def time_point(run: Any, point: Point, layer: Layer) -> Iterator[dict[str, Any]]
             need=need,
             timing=timings.get(name),
             peers=peers,
+            peer_reasons=reasons,
             ceilings=run.meter.ceilings,
             clocks=clocks,
             correct=verify.as_row(before[name], after.get(name)),
@@ -63,8 +63,32 @@ def time_point(run: Any, point: Point, layer: Layer) -> Iterator[dict[str, Any]]
         )
 
 
+def _capture(
+    run: Any, point: Point, makers: Mapping[str, Callable[[], Contender]]
+) -> tuple[dict[str, Contender], dict[str, Graph], dict[str, str]]:
+    """(contenders, their graphs, name -> why a peer has none). Ours without a graph are in `not_run`."""
+    entries: dict[str, Contender] = {}
+    graphs: dict[str, Graph] = {}
+    refused: dict[str, str] = {}
+    ours = {f"{kernel}/{variant}" for kernel, variant in point.kernels}
+    for name, make in makers.items():
+        try:
+            entry = make()
+            graphs[name] = run.clock.capture(entry.launches, _launches(run, point, entry))
+            entries[name] = entry
+        except Exception as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            if name in ours:
+                run.report.not_run.append(f"{point.shape} m={point.m} {name}: {line}")
+            else:
+                refused[name] = f"refused: {line}"
+    return entries, graphs, refused
+
+
 def _launches(run: Any, point: Point, entry: Contender) -> int:
-    kernel = entry.kernel or ("scaled_mm" if entry.name != "bf16" else None)
+    kernel = entry.kernel or PEER_WORK.get(entry.name)
     n, k = point.shape.n, point.shape.k
     if kernel is None:
         streamed, flops, kind = 2 * n * k, 2 * point.m * n * k, "bf16"
@@ -81,6 +105,8 @@ def _extras(run: Any, entries: Mapping[str, Contender]) -> dict[str, dict[str, A
     included.
     """
     found: dict[str, dict[str, Any]] = {}
+    if not run.limits.extras:
+        return found
     warm = {}
     for name, entry in entries.items():
         if run.cancelled():
@@ -103,6 +129,7 @@ def bench_row(
     need: Work,
     timing: Timing | None,
     peers: Mapping[str, Timing],
+    peer_reasons: Mapping[str, str],
     ceilings: Ceilings,
     clocks: Mapping[str, Any],
     correct: Mapping[str, Any],
@@ -111,12 +138,12 @@ def bench_row(
     """One row, JSON types only.
 
     microseconds: median, p10, p90, n, discarded, launches of one cold call. peers: medians of the same run
-    in microseconds; ratios: the peer's time over ours (above 1: ours is faster); same_scales: the peer that
-    multiplies with the same scales. ceilings: GB/s of reading as many bytes as the weights and scales have
-    (read_gbps) and of 512 MiB, TFLOP/s of the library GEMM (of this row, where that is faster).
-    percent_of_limit: the least time under those
-    ceilings over ours, in percent; limit: the ceiling that binds, 'memory' or 'compute'. percent_of_read:
-    the bandwidth at which the weights were streamed, over read_gbps.
+    in microseconds; ratios: the peer's time over ours (above 1: ours is faster); peer_reasons: why a peer
+    has no time; same_scales: the peer that multiplies with the same scales. ceilings: GB/s of reading as
+    many bytes as the weights and scales have (read_gbps) and of 512 MiB, TFLOP/s of the library GEMM (of
+    this row, where that is faster). percent_of_limit: the least time under those ceilings over ours, in
+    percent; limit: the ceiling that binds, 'memory' or 'compute'. percent_of_read: the bandwidth at which
+    the weights were streamed, over read_gbps.
     """
     median = timing.median if timing else None
     read, tflops = ceilings.read_for(need.stream_bytes), ceilings.tflops_for(need.flop_kind)
@@ -141,6 +168,7 @@ def bench_row(
         "peers": medians,
         "peer_spread": {name: [peer.p10, peer.p90, peer.n] for name, peer in peers.items()},
         "ratios": {name: value / median if median and value else None for name, value in medians.items()},
+        "peer_reasons": dict(peer_reasons),
         "same_scales": SAME_SCALES.get(variant) if kernel.startswith("scaled_mm") else None,
         "ceilings": {
             "read_gbps": read,

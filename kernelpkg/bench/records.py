@@ -303,7 +303,7 @@ def from_report(kind: str, report: Any, library: Any = None) -> Record:
     kernels = tuple(dict.fromkeys(row["kernel"] for row in rows if row.get("kernel")))
     details = {
         name: _clean(value)
-        for name in ("machine", "ceilings", "clocks", "label", "summary", "size", "seed", "notes")
+        for name in ("machine", "ceilings", "clocks", "label", "summary", "size", "seed", "peers", "notes")
         if (value := getattr(report, name, None)) not in (None, (), [], {}, "")
     }
     data = {

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kernelpkg.bench import machine as machines
@@ -36,7 +37,8 @@ class BenchReport:
 
     rows: one dict per kernel, variant, shape and M (see `point.bench_row`). ceilings, machine, clocks: as
     measured in the run. gated_out: reason -> kernels left out by it. not_run: sentences about points
-    without a row.
+    without a row. peers: name -> version, origin and files of a third party's operators. peers_left_out:
+    peer, shape, m and reason of each that has no time.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -50,6 +52,8 @@ class BenchReport:
     recipe: str = ""
     gated_out: dict[str, int] = field(default_factory=dict)
     not_run: list[str] = field(default_factory=list)
+    peers: dict[str, Any] = field(default_factory=dict)
+    peers_left_out: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cancelled: bool = False
     seconds: float = 0.0
@@ -137,6 +141,7 @@ def run(
     *,
     on_progress: Callable[[int, int, str], None] | None = None,
     seed: int | None = None,
+    peer_libraries: Sequence[Path | str] = (),
 ) -> BenchReport:
     """Time our kernels and torch's on one CUDA device, with the ceilings of the machine in the same run.
 
@@ -145,7 +150,8 @@ def run(
     'default' (under 150 s) or 'full' (under 10 minutes); points that the time does not reach are named in
     `not_run`. on_row is called with each row, on_progress with points done, points in all and a sentence.
     cancel: an event or a callable; rows until then are kept. seed: of the operands, fresh where None and
-    recorded either way.
+    recorded either way. peer_libraries: vLLM's shared objects, or folders that hold them, to time its
+    operators beside ours; those of an installed vLLM where none is named.
 
     Raises UsageError for a wrong argument, NothingRan without a CUDA device, MachineUnfit where no point
     fits into the memory. Whether results were right is in the rows; `BenchReport.raise_for_status` raises
@@ -156,11 +162,14 @@ def run(
     plan(
         SHIPPED if names is None else names, limits, shapes, ms
     )  # refuses wrong names before a device is touched
+    named = tuple(map(Path, peer_libraries))
+    if absent := [str(path) for path in named if not path.exists()]:
+        raise UsageError(f"there is no file or folder {', '.join(absent)}; name shared objects of vLLM.")
     machines.require_cuda(device)
     import torch
 
     with torch.cuda.device(torch.device(device)):
-        return _Run(limits, size, device, is_cancelled(cancel), on_row, on_progress, seed).run(
+        return _Run(limits, size, device, is_cancelled(cancel), on_row, on_progress, seed, named).run(
             names, shapes, ms
         )
 
@@ -177,10 +186,11 @@ class _Run:
         on_row: Callable[[dict[str, Any]], None] | None,
         on_progress: Callable[[int, int, str], None] | None,
         seed: int | None,
+        peer_libraries: Sequence[Path] = (),
     ):
         from kernelpkg import ops
         from kernelpkg.arch import Capability
-        from kernelpkg.bench import clocks, operands, timing
+        from kernelpkg.bench import clocks, contenders, operands, timing, vllm_ops
 
         ops.load()
         self.ops = ops
@@ -194,13 +204,16 @@ class _Run:
         self.capability = Capability.parse(self.facts["capability"])
         self.clock = timing.CudaClock(device)
         self.sampler = clocks.open_sampler(self.facts.pop("uuid"), _index(device))
-        self.peers = operands.PEERS if operands.has_fp8(self.capability) else operands.PEERS[:1]
+        vllm = vllm_ops.load(peer_libraries)
+        self.peers = contenders.available(self.capability, vllm.peers)
         self.report = BenchReport(
             machine=self.facts | {"clocks": self.sampler.static},
             device=device,
             size=size,
             seed=secrets.randbits(31) if seed is None else seed,
             recipe=operands.RECIPE,
+            peers={"vLLM": vllm.provenance} if vllm.provenance else {},
+            notes=list(vllm.problems),
         )
 
     def run(
@@ -222,7 +235,7 @@ class _Run:
         self.on_progress(0, len(points), "measuring the ceilings")
         self.meter = Meter(self.device, self.clock, self.sampler, self.facts, 0.05, self.cancelled)
         if points:
-            self.meter.measure(fp8=len(self.peers) > 1)
+            self.meter.measure(fp8="scaled_mm_row" in self.peers)
             self._points(points)
             found = self.meter.finish()
             report.ceilings = found.as_dict()
@@ -285,7 +298,7 @@ class _Run:
         self.on_progress(len(points), len(points), "done")
 
     def _shortage(self, point: Point) -> str | None:
-        from kernelpkg.bench.operands import bytes_needed
+        from kernelpkg.bench.contenders import bytes_needed
 
         integrated = self.facts["integrated"]
         available = machines.available_bytes(self.device, integrated)

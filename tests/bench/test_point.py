@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kernelpkg.arch import Capability
-from kernelpkg.bench import operands, point, runner, shapes, verify
+from kernelpkg.bench import contenders, operands, point, runner, shapes, verify, vllm_ops
 from kernelpkg.bench.ceilings import Ceilings
 from kernelpkg.bench.clocks import silent_sampler
 from kernelpkg.errors import CheckFailed, MachineUnfit, NothingRan
@@ -97,7 +97,22 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(operands.ops, "pack_marlin_weight", packed)
     monkeypatch.setattr(operands.ops, "marlin_gemm", multiply)
     monkeypatch.setattr(operands.ops, "cutlass_scaled_mm", scaled)
+    monkeypatch.setattr(vllm_ops, "workspace", lambda device: None)
+    monkeypatch.setattr(vllm_ops, "pack", their_packing)
+    monkeypatch.setattr(vllm_ops, "marlin_gemm", their_marlin)
+    monkeypatch.setattr(vllm_ops, "scaled_mm", lambda *given: scaled(*given, torch.bfloat16))
     return monkeypatch
+
+
+def their_packing(quantised: torch.Tensor, scales: torch.Tensor, form: str) -> vllm_ops.MarlinWeight:
+    """Unpacked, with the format where vLLM's number of the element type stands."""
+    return vllm_ops.MarlinWeight(quantised, scales, form, SHAPE.k, SHAPE.n)
+
+
+def their_marlin(a: torch.Tensor, weight: vllm_ops.MarlinWeight, locks: Any) -> torch.Tensor:
+    group = -1 if weight.scales.shape[0] == 1 else 128
+    dense = reference.dequantize(weight.data, weight.scales, weight.element, group)
+    return reference.marlin_gemm_reference(a, dense, None).to(torch.bfloat16)
 
 
 @dataclass
@@ -152,12 +167,13 @@ def test_every_kernel_and_variant_is_checked_and_timed(kernels: Any, m: int) -> 
 
 def test_operand_sets_are_apart_in_memory_and_alike_in_weight(kernels: Any) -> None:
     layer = operands.Layer(SHAPE, "cpu", seed=0)
-    entries = operands.contenders(shapes.Point(SHAPE, 2, (("marlin_w8a16", "channel"),)), layer, 60_000, ())
-    assert len(entries[0].launches) == 60_000 * 5 // (192 * 256 + 192 * 2 + 2 * 256 * 2) + 1
+    only = shapes.Point(SHAPE, 2, (("marlin_w8a16", "channel"),))
+    entry = contenders.contenders(only, layer, 60_000, ())["marlin_w8a16/channel"]()
+    assert len(entry.launches) == 60_000 * 5 // (192 * 256 + 192 * 2 + 2 * 256 * 2) + 1
     weights = layer.sets("e4m3/channel/16bit", 3)
     assert len({weight.data.data_ptr() for weight in weights}) == 3
     assert torch.equal(weights[0].data.view(torch.uint8), weights[2].data.view(torch.uint8))
-    assert not torch.equal(entries[0].launches[0](), entries[0].launches[1]())
+    assert not torch.equal(entry.launches[0](), entry.launches[1]())
     fp8 = layer.sets("fp8/channel", 2)
     assert all(weight.stride(0) == 1 for weight in (*fp8, *layer.sets("bf16", 2)))
 
@@ -221,6 +237,68 @@ def test_a_launch_that_is_refused_is_named(kernels: Any) -> None:
     assert run.report.not_run == [f"{SHAPE} m=1 scaled_mm_sm90/tensor: not built for this shape"]
 
 
+EVERY_PEER = ("bf16", *vllm_ops.NEEDS)
+
+
+def test_vllm_is_timed_beside_its_counterparts(kernels: Any) -> None:
+    run = Run(peers=EVERY_PEER)
+    rows = list(point.time_point(run, shapes.Point(SHAPE, 70, ALL), operands.Layer(SHAPE, "cpu", seed=1)))
+    assert run.report.not_run == run.report.peers_left_out == []
+    for row in rows:
+        assert row["peers"].keys() == set(EVERY_PEER) and row["peer_reasons"] == {}
+        assert row["ratios"]["vllm_cutlass"] == 1.0
+    only = shapes.Point(SHAPE, 1, (("marlin_w8a16", "g128"),))
+    (row,) = point.time_point(run, only, operands.Layer(SHAPE, "cpu", seed=1))
+    assert row["peers"].keys() == {"bf16", "vllm_marlin_w8a16"}
+
+
+@pytest.mark.parametrize(
+    "fault", ["refuses to launch", "refuses to pack", "is wrong", "goes wrong while timed"]
+)
+def test_a_peer_that_fails_is_a_reason(kernels: Any, fault: str) -> None:
+    calls = iter(range(10**6))
+
+    def broken(a: torch.Tensor, weight: Any, locks: Any) -> torch.Tensor:
+        if fault == "refuses to launch":
+            raise RuntimeError("Unsupported shapes: MNK = [3, 192, 256]\nand more")
+        late = fault == "goes wrong while timed" and next(calls) > 5  # capture and first check: two each
+        return their_marlin(a, weight, locks) * (2.0 if late or fault == "is wrong" else 1.0)
+
+    def unpackable(*_: Any) -> Any:
+        raise RuntimeError("Unsupported shapes: MNK = [3, 192, 256]")
+
+    kernels.setattr(vllm_ops, "marlin_gemm", broken)
+    if fault == "refuses to pack":
+        kernels.setattr(vllm_ops, "pack", unpackable)
+    run = Run(peers=("bf16", "vllm_marlin_w8a16"))
+    only = shapes.Point(SHAPE, 3, (("marlin_w8a16", "channel"),))
+    (row,) = point.time_point(run, only, operands.Layer(SHAPE, "cpu", seed=0))
+    wanted = {
+        "refuses to launch": "refused: Unsupported shapes: MNK = [3, 192, 256]",
+        "refuses to pack": "refused: Unsupported shapes: MNK = [3, 192, 256]",
+        "is wrong": "wrong: relative error 1, bound 0.01",
+        "goes wrong while timed": "wrong: relative error 1, bound 0.01",
+    }[fault]
+    assert row["correct"]["passed"] and row["peers"] == {"bf16": 100.0}
+    assert row["peer_reasons"] == {"vllm_marlin_w8a16": wanted} and run.report.not_run == []
+    assert run.report.peers_left_out == [
+        {"peer": "vllm_marlin_w8a16", "shape": "256x192", "m": 3, "reason": wanted}
+    ]
+
+
+def test_a_peer_may_round_its_weights(kernels: Any) -> None:
+    def rounded(a: torch.Tensor, weight: Any, locks: Any) -> torch.Tensor:
+        group = -1 if weight.scales.shape[0] == 1 else 128
+        dense = reference.dequantize(weight.data, weight.scales, weight.element, group)
+        return (a.float() @ dense.bfloat16().float()).to(torch.bfloat16)
+
+    kernels.setattr(vllm_ops, "marlin_gemm", rounded)
+    run = Run(peers=("vllm_marlin_w4a16_g128",))
+    only = shapes.Point(SHAPE, 9, (("marlin_w4a16", "g128"),))
+    (row,) = point.time_point(run, only, operands.Layer(SHAPE, "cpu", seed=0))
+    assert row["peers"] == {"vllm_marlin_w4a16_g128": 100.0}
+
+
 def test_checked_rows_cover_every_stretch() -> None:
     assert operands.checked_rows(5, "cpu").tolist() == [0, 1, 2, 3, 4]
     rows = operands.checked_rows(4096, "cpu")
@@ -238,8 +316,11 @@ def test_bounds_are_those_of_the_check() -> None:
 def test_memory_needed_grows_with_the_shape() -> None:
     small = shapes.Point(SHAPE, 1, ALL)
     large = shapes.Point(shapes.shape_of("70B.gate_up"), 4096, ALL)
-    assert operands.bytes_needed(small, 60 * 2**20, operands.PEERS) < 8 * 2**30
-    assert 5 * 2**30 < operands.bytes_needed(large, 60 * 2**20, operands.PEERS) < 64 * 2**30
+    peers = contenders.available(Capability(9, 0))
+    assert contenders.bytes_needed(small, 60 * 2**20, peers) < 8 * 2**30
+    assert 5 * 2**30 < contenders.bytes_needed(large, 60 * 2**20, peers) < 64 * 2**30
+    more = contenders.bytes_needed(large, 60 * 2**20, (*peers, *vllm_ops.NEEDS))
+    assert more > contenders.bytes_needed(large, 60 * 2**20, peers) + 2 * 57344 * 8192
 
 
 def test_gates_leave_kernels_out_with_a_reason() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from kernelpkg import bench, ops
-from kernelpkg.bench import ceilings, clocks, machine, point, runner, timing
-from kernelpkg.errors import MachineUnfit, NothingRan
+from kernelpkg.bench import ceilings, clocks, machine, point, runner, timing, vllm_ops
+from kernelpkg.errors import MachineUnfit, NothingRan, UsageError
 
 SHAPE = (256, 192)
 FACTS = {
@@ -127,6 +128,22 @@ def test_a_run_reports_rows_gates_and_machine(device: SimpleNamespace) -> None:
     assert report.clocks["sm_mhz"] == [1901, 1916] and report.clocks["discarded"] == 8
     assert progress[0] == (0, 2, "measuring the ceilings") and progress[-1] == (2, 2, "done")
     report.raise_for_status()
+
+
+def test_peer_libraries_are_named_or_not(
+    device: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    provenance = {"version": "0.22.1", "origin": "named", "files": {"_C.abi3.so": "00"}}
+    loaded = vllm_ops.Loaded(("vllm_cutlass",), ("_C.abi3.so does not load",), provenance)
+    asked: list[Any] = []
+    monkeypatch.setattr(vllm_ops, "load", lambda named: asked.append(named) or loaded)
+    report = bench.run(
+        ("marlin_w8a16",), (SHAPE,), (1,), size="tiny", device="cpu", peer_libraries=[tmp_path]
+    )
+    assert asked == [(tmp_path,)] and report.peers == {"vLLM": provenance}
+    assert report.notes == ["_C.abi3.so does not load"]
+    with pytest.raises(UsageError, match=r"no file or folder .*absent; name shared objects of vLLM"):
+        bench.run(size="tiny", device="cpu", peer_libraries=[tmp_path / "absent"])
 
 
 def test_emulation_is_shown_where_it_happens() -> None:

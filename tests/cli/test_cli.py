@@ -11,6 +11,7 @@ import pytest
 
 from kernelpkg import cli
 from kernelpkg.errors import CheckFailed, MachineUnfit, NothingRan, UsageError, exit_code
+from kernelpkg.printing import peers_left_out
 
 
 def kernelpkg(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +56,10 @@ def test_gates_rows():
         (("explain",), "--capability"),
         (("check", "--kernel", "no_such_kernel", "--device", "cpu"), "no_such_kernel"),
         (("bench", "--size", "huge"), "huge"),
+        (("bench", "--shape", "9B.gate_up"), "9B.gate_up"),
+        (("bench", "--m", "1,x"), "'x' is no whole number"),
+        (("bench", "--m", "0"), "at least 1"),
+        (("bench", "--peer-library", "/no/such/folder"), "/no/such/folder"),
         (("validate", "-p", "device", "banana"), "banana"),
         (("validate", "-p", "capability", "12.1"), "capability"),
     ],
@@ -90,6 +95,13 @@ def test_a_raised_error_decides_the_exit_code(capsys: pytest.CaptureFixture[str]
             cli.main(fail)
         assert stop.value.code == error.exit_code
         assert capsys.readouterr().err.startswith("kernelpkg: ")
+
+
+def test_peers_without_a_time_are_gathered_by_reason():
+    left = [{"peer": "vllm_cutlass", "shape": "8B.o", "m": m, "reason": "refused: no"} for m in (1, 16)]
+    assert peers_left_out(left) == [
+        {"peer not timed": "vllm_cutlass", "reason": "refused: no", "at": "8B.o m=1, 8B.o m=16"}
+    ]
 
 
 @pytest.mark.parametrize(
