@@ -1,17 +1,18 @@
 #include "bindings/checks.h"
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
 
+#include "marlin/checks.h"
+#include "marlin/layout.h"
+
 namespace kernelpkg::bindings {
 namespace {
 
 constexpr int64_t kMaxExtent = std::numeric_limits<int32_t>::max();
-constexpr int64_t kGroupSize = 128;
-constexpr int64_t kMarlinTileN = 64;
-constexpr int64_t kMarlinTileK = 128;
 constexpr int64_t kScaledMmTile = 16;  // 16 e4m3 values: one 16-byte copy
 
 std::string name(ScalarType type) {
@@ -22,6 +23,7 @@ std::string name(ScalarType type) {
     case ScalarType::Double: return "float64";
     case ScalarType::Float8_e4m3fn: return "float8_e4m3fn";
     case ScalarType::Float8_e5m2: return "float8_e5m2";
+    case ScalarType::Float8_e8m0fnu: return "float8_e8m0fnu";
     case ScalarType::Byte: return "uint8";
     case ScalarType::Char: return "int8";
     case ScalarType::Int: return "int32";
@@ -87,9 +89,8 @@ void check_extent(const char* op, const char* what, int64_t value, int64_t multi
                value > 0 && value <= kMaxExtent ? ", pad the weight with zeros" : "");
 }
 
-// Row stride of a row-major operand, in elements.
-int64_t check_rows(const char* op, const Tensor& a, int64_t columns) {
-  const int64_t bytes = static_cast<int64_t>(a.element_size());
+// Row stride of a row-major operand with rows anywhere, in elements.
+int64_t check_row_major(const char* op, const Tensor& a, int64_t columns) {
   const int64_t rows = a.size(0);
   if (rows > kMaxExtent) refuse_parts(op, given("a", a), "; it may have at most 2^31 - 1 rows, split the call");
   if (rows > 0 && columns > 1 && a.stride(1) != 1) {
@@ -97,7 +98,13 @@ int64_t check_rows(const char* op, const Tensor& a, int64_t columns) {
                  "; the last stride must be 1 (row-major), call .contiguous() on it");
   }
   // The stride of a single row is never used, and views give it arbitrary values.
-  const int64_t stride = rows > 1 ? a.stride(0) : columns;
+  return rows > 1 ? a.stride(0) : columns;
+}
+
+// The same, with every row on a 16-byte boundary.
+int64_t check_rows(const char* op, const Tensor& a, int64_t columns) {
+  const int64_t bytes = static_cast<int64_t>(a.element_size());
+  const int64_t stride = check_row_major(op, a, columns);
   if (stride < columns || stride * bytes % kAlignment != 0) {
     refuse_parts(op, given("a", a), " with strides ", list(a.strides()), "; rows must lie a multiple of ",
                  kAlignment / bytes, " elements (16 bytes) apart and not overlap, call .contiguous() on it");
@@ -120,9 +127,14 @@ const void* check_bias(const char* op, const OptionalTensor& bias, const Tensor&
 }
 
 WeightFormat check_format(const char* op, int64_t weight_format) {
-  if (weight_format == 0) return WeightFormat::kU4B8;
-  if (weight_format == 1) return WeightFormat::kE4M3;
-  refuse_parts(op, "weight_format is ", weight_format, "; it must be 0 (u4b8) or 1 (e4m3)");
+  if (weight_format >= 0 && weight_format < kWeightFormats) return static_cast<WeightFormat>(weight_format);
+  refuse_parts(op, "weight_format is ", weight_format, "; it must be ", marlin::format_list());
+}
+
+// The logical N or K of a packed weight.
+void check_size(const char* op, const char* what, int64_t value) {
+  if (value >= 1 && value <= marlin::kMaxExtent) return;
+  refuse_parts(op, what, " is ", value, "; it must be from 1 to ", marlin::kMaxExtent);
 }
 
 DType dtype_of(ScalarType type) {
@@ -158,15 +170,22 @@ ScalarType scalar_type(DType type) {
   }
 }
 
-std::vector<int64_t> packed_shape(int64_t size_k, int64_t size_n, int bits, bool fp8_activations) {
-  const int64_t rows = fp8_activations ? 32 : 16;
-  return {size_k / rows, size_n * rows * bits / 32};
+std::vector<int64_t> packed_shape(WeightFormat format, int64_t size_k, int64_t size_n) {
+  return {marlin::padded_n(size_n) / marlin::kStripCols, marlin::padded_k(size_k) / marlin::kUnitRows,
+          2 * marlin::unit_words(format)};
+}
+
+bool rows_need_copy(const MarlinArgs& args) {
+  const int64_t bytes = size_of(args.a_type);
+  return args.lda < args.k || args.lda * bytes % kAlignment != 0 || args.k * bytes % kAlignment != 0 ||
+         reinterpret_cast<uintptr_t>(args.a) % kAlignment != 0;
 }
 
 MarlinArgs check_marlin_gemm(const char* op, const Tensor& a, const Tensor& b_packed,
-                             const Tensor& b_scales, const OptionalTensor& a_scales,
-                             const OptionalTensor& bias, int64_t weight_format, int64_t size_n,
-                             int64_t size_k, int64_t group_size) {
+                             const Tensor& b_scales, const OptionalTensor& b_zeros,
+                             const OptionalTensor& a_scales, const OptionalTensor& bias,
+                             int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
+                             double output_scale) {
   MarlinArgs args{};
   const ScalarType a_type = a.scalar_type();
   const bool fp8 = a_type == ScalarType::Float8_e4m3fn;
@@ -175,51 +194,82 @@ MarlinArgs check_marlin_gemm(const char* op, const Tensor& a, const Tensor& b_pa
                  "float8_e4m3fn, convert them with .to()");
   }
   const WeightFormat format = check_format(op, weight_format);
-  if (fp8 && format != WeightFormat::kU4B8) {
-    refuse_parts(op, "a is float8_e4m3fn and the weight e4m3; FP8 activations go with u4b8 weights (W4A8), "
-                 "use bfloat16 activations here or cutlass_scaled_mm for FP8 x FP8");
+  if (fp8 && !marlin::takes_fp8(format)) {
+    refuse_parts(op, "a is float8_e4m3fn and the weight ", name_of(format),
+                 "; FP8 activations go with u4b8, u4, mxfp4 and e4m3 weights, use 16-bit activations");
   }
-  check_extent(op, "size_n", size_n, kMarlinTileN);
-  check_extent(op, "size_k", size_k, kMarlinTileK);
-  if (group_size != -1 && group_size != kGroupSize) {
-    refuse_parts(op, "group_size is ", group_size, "; it must be -1 (one scale per channel) or ", kGroupSize,
-                 ", quantise the weight with one of these");
+  check_size(op, "size_n", size_n);
+  check_size(op, "size_k", size_k);
+  if (!marlin::takes_group(format, group_size)) {
+    refuse_parts(op, "group_size is ", group_size, "; it must be ", marlin::group_list(format), " for ",
+                 name_of(format), " weights, quantise the weight with one of these");
+  }
+  const bool nvfp4 = format == WeightFormat::kNvfp4;
+  if (nvfp4 ? !std::isfinite(static_cast<float>(output_scale)) : output_scale != 1) {
+    refuse_parts(op, "output_scale is ", output_scale, "; it must be ",
+                 nvfp4 ? "finite in float32" : "1, only nvfp4 weights have another one");
   }
   if (a.dim() != 2 || a.size(1) != size_k) {
     refuse_parts(op, given("a", a), "; it must be [M, ", size_k, "], K being the weight's");
   }
-  args.lda = check_rows(op, a, size_k);
+  args.lda = check_row_major(op, a, size_k);
 
-  const int bits = bits_of(format);
-  const auto packed = packed_shape(size_k, size_n, bits, fp8);
-  const auto other = packed_shape(size_k, size_n, bits, !fp8);
-  if (b_packed.dim() == 2 && b_packed.size(0) == other[0] && b_packed.size(1) == other[1]) {
-    refuse_parts(op, "the weight was packed for ", fp8 ? "16-bit" : "FP8", " activations and a is ",
-                 name(a_type), "; pack it again with activation_class='", fp8 ? "fp8" : "16bit", "'");
-  }
-  if (b_packed.scalar_type() != ScalarType::Int || b_packed.dim() != 2 || b_packed.size(0) != packed[0] ||
-      b_packed.size(1) != packed[1]) {
+  const auto packed = packed_shape(format, size_k, size_n);
+  if (b_packed.scalar_type() != ScalarType::Int || b_packed.dim() != 3 || b_packed.size(0) != packed[0] ||
+      b_packed.size(1) != packed[1] || b_packed.size(2) != packed[2]) {
     refuse_parts(op, given("b_packed", b_packed), "; it must be int32 ", list(packed), " for size_k ", size_k,
-                 ", size_n ", size_n, " and ", bits, "-bit weights, as marlin_repack returns it");
+                 ", size_n ", size_n, " and ", bits_of(format), "-bit weights, as marlin_repack returns it");
   }
   check_device(op, "b_packed", b_packed, a, "a");
   check_contiguous(op, "b_packed", b_packed);
   check_pointer(op, "b_packed", b_packed);
 
-  const int64_t groups = group_size == -1 ? 1 : size_k / group_size;
-  if (!is_16bit(b_scales.scalar_type()) || b_scales.dim() != 2 || b_scales.size(0) != groups ||
-      b_scales.size(1) != size_n) {
-    refuse_parts(op, given("b_scales", b_scales), "; it must be float16 or bfloat16 [", groups, ", ", size_n,
-                 "], one row per group of K");
+  const int64_t k_pad = marlin::padded_k(size_k), n_pad = marlin::padded_n(size_n);
+  const int64_t groups = marlin::padded_groups(size_k, static_cast<int>(group_size));
+  const std::vector<int64_t> scales_shape =
+      nvfp4 ? std::vector<int64_t>{k_pad / marlin::kUnitRows * (n_pad / marlin::kUnitCols), 2, marlin::kUnitCols}
+            : std::vector<int64_t>{groups, n_pad};
+  bool scales_fit = is_16bit(b_scales.scalar_type()) &&
+                    b_scales.dim() == static_cast<int64_t>(scales_shape.size());
+  for (size_t i = 0; scales_fit && i < scales_shape.size(); ++i) {
+    scales_fit = b_scales.size(static_cast<int64_t>(i)) == scales_shape[i];
+  }
+  if (!scales_fit) {
+    refuse_parts(op, given("b_scales", b_scales), "; it must be float16 or bfloat16 ", list(scales_shape),
+                 ", padded as pack_marlin_weight makes it");
   }
   const ScalarType c_type = fp8 ? b_scales.scalar_type() : a_type;
   if (b_scales.scalar_type() != c_type) {
     refuse_parts(op, "b_scales is ", name(b_scales.scalar_type()), " and a ", name(a_type),
                  "; with 16-bit activations both must have one dtype, convert the scales with .to()");
   }
+  if (format == WeightFormat::kMxfp4 && c_type != ScalarType::BFloat16) {
+    refuse_parts(op, "b_scales is ", name(c_type), " and the weight mxfp4",
+                 "; its power-of-two scales need the range of bfloat16, use that");
+  }
   check_device(op, "b_scales", b_scales, a, "a");
   check_contiguous(op, "b_scales", b_scales);
   check_pointer(op, "b_scales", b_scales);
+
+  if ((format == WeightFormat::kU4) != b_zeros.has_value()) {
+    if (b_zeros.has_value()) {
+      refuse_parts(op, "b_zeros was given and the weight is ", name_of(format),
+                   "; only u4 weights have zero points, leave it out");
+    }
+    refuse_parts(op, "the weight is u4 and b_zeros is missing; pass uint8 [", groups, ", ", n_pad,
+                 "], as pack_marlin_weight makes it");
+  }
+  if (b_zeros.has_value()) {
+    if (b_zeros->scalar_type() != ScalarType::Byte || b_zeros->dim() != 2 || b_zeros->size(0) != groups ||
+        b_zeros->size(1) != n_pad) {
+      refuse_parts(op, given("b_zeros", *b_zeros), "; it must be uint8 [", groups, ", ", n_pad,
+                   "], as pack_marlin_weight makes it");
+    }
+    check_device(op, "b_zeros", *b_zeros, a, "a");
+    check_contiguous(op, "b_zeros", *b_zeros);
+    check_pointer(op, "b_zeros", *b_zeros);
+    args.zeros = static_cast<const uint8_t*>(b_zeros->const_data_ptr());
+  }
 
   if (fp8 && !a_scales.has_value()) {
     refuse_parts(op, "a is float8_e4m3fn and a_scales is missing; pass the float32 [M] scales that "
@@ -248,6 +298,7 @@ MarlinArgs check_marlin_gemm(const char* op, const Tensor& a, const Tensor& b_pa
   args.b_format = format;
   args.scales = b_scales.const_data_ptr();
   args.c_type = dtype_of(c_type);
+  args.output_scale = static_cast<float>(output_scale);
   args.m = static_cast<int>(a.size(0));
   args.n = static_cast<int>(size_n);
   args.k = static_cast<int>(size_k);
@@ -256,24 +307,21 @@ MarlinArgs check_marlin_gemm(const char* op, const Tensor& a, const Tensor& b_pa
 }
 
 WeightFormat check_marlin_repack(const Tensor& weight, int64_t weight_format, int64_t size_k,
-                                 int64_t size_n, bool fp8_activations) {
+                                 int64_t size_n) {
   const char* op = "marlin_repack";
   const WeightFormat format = check_format(op, weight_format);
-  check_extent(op, "size_n", size_n, kMarlinTileN);
-  check_extent(op, "size_k", size_k, kMarlinTileK);
-  if (fp8_activations && format == WeightFormat::kE4M3) {
-    refuse_parts(op, "an e4m3 weight cannot be packed for FP8 activations; they go with u4b8 weights (W4A8), "
-                 "pack it for 16-bit activations");
-  }
-  const bool u4 = format == WeightFormat::kU4B8;
+  check_size(op, "size_n", size_n);
+  check_size(op, "size_k", size_k);
   const ScalarType type = weight.scalar_type();
-  const bool type_holds = u4 ? type == ScalarType::Int
-                             : type == ScalarType::Byte || type == ScalarType::Float8_e4m3fn;
-  const int64_t rows = u4 ? size_k / 8 : size_k;
+  const bool four = bits_of(format) == 4, e4m3 = format == WeightFormat::kE4M3;
+  const bool type_holds = four ? type == ScalarType::Int
+                               : type == ScalarType::Byte || (e4m3 && type == ScalarType::Float8_e4m3fn);
+  const int64_t rows = four ? (size_k + 7) / 8 : size_k;
   if (!type_holds || weight.dim() != 2 || weight.size(0) != rows || weight.size(1) != size_n) {
-    refuse_parts(op, given("weight", weight), "; it must be ",
-                 u4 ? "int32 (eight u4b8 values along K per word) [" : "float8_e4m3fn or uint8 [", rows, ", ",
-                 size_n, "]");
+    refuse_parts(op, given("weight", weight), "; ", name_of(format), " weights must be ",
+                 four ? "int32 (eight codes along K per word) ["
+                      : e4m3 ? "float8_e4m3fn or uint8 [" : "uint8 [",
+                 rows, ", ", size_n, "]");
   }
   check_contiguous(op, "weight", weight);
   check_pointer(op, "weight", weight);

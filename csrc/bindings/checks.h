@@ -26,19 +26,24 @@ constexpr int64_t kAlignment = 16;
 // Throws std::invalid_argument, which reaches Python as ValueError with nothing added to the message.
 [[noreturn]] void refuse(const std::string& message);
 
-// Shape of a packed weight. A row of it covers the K of one MMA, 16 for 16-bit activations and 32 for FP8 ones,
-// so that the shape tells the activation class and a weight packed for one cannot be passed to the other.
-std::vector<int64_t> packed_shape(int64_t size_k, int64_t size_n, int bits, bool fp8_activations);
+// Shape of a packed weight: strips of 64 columns, blocks of 32 rows of K, the words of a block.
+std::vector<int64_t> packed_shape(WeightFormat format, int64_t size_k, int64_t size_n);
 
-// Fills everything of the arguments but c, workspace, device and stream. `op` begins the sentences.
+// Fills everything of the arguments but c, workspace, device and stream. `op` begins the sentences. Rows of
+// `a` are taken as they lie: the CUDA operator copies those that rows_need_copy names.
 MarlinArgs check_marlin_gemm(const char* op, const Tensor& a, const Tensor& b_packed,
-                             const Tensor& b_scales, const OptionalTensor& a_scales,
-                             const OptionalTensor& bias, int64_t weight_format, int64_t size_n,
-                             int64_t size_k, int64_t group_size);
+                             const Tensor& b_scales, const OptionalTensor& b_zeros,
+                             const OptionalTensor& a_scales, const OptionalTensor& bias,
+                             int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
+                             double output_scale);
+
+// Whether the kernels cannot read the rows of `a` where they lie: 16-byte copies need each row to start on
+// 16 bytes and to be a whole multiple of them.
+bool rows_need_copy(const MarlinArgs& args);
 
 // The weight format of a marlin_repack call whose arguments all hold.
 WeightFormat check_marlin_repack(const Tensor& weight, int64_t weight_format, int64_t size_k,
-                                 int64_t size_n, bool fp8_activations);
+                                 int64_t size_n);
 
 // As check_marlin_gemm, for scaled_mm.
 ScaledMmArgs check_scaled_mm(const char* op, const Tensor& a, const Tensor& b, const Tensor& a_scales,

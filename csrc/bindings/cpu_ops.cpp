@@ -7,29 +7,26 @@
 namespace kernelpkg::bindings {
 
 Tensor marlin_gemm_cpu(const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
-                       OptionalTensor a_scales, OptionalTensor bias, int64_t weight_format,
-                       int64_t size_n, int64_t size_k, int64_t group_size) {
-  MarlinArgs args = check_marlin_gemm("marlin_gemm", a, b_packed, b_scales, a_scales, bias, weight_format,
-                                      size_n, size_k, group_size);
+                       OptionalTensor b_zeros, OptionalTensor a_scales, OptionalTensor bias,
+                       int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
+                       double output_scale) {
+  MarlinArgs args = check_marlin_gemm("marlin_gemm", a, b_packed, b_scales, b_zeros, a_scales, bias,
+                                      weight_format, size_n, size_k, group_size, output_scale);
   Tensor c = torch::stable::new_empty(a, {args.m, args.n}, scalar_type(args.c_type));
   args.c = c.mutable_data_ptr();
   marlin_gemm_reference(args);
   return c;
 }
 
-Tensor marlin_repack_cpu_op(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n,
-                            bool fp8_activations) {
-  const WeightFormat format = check_marlin_repack(weight, weight_format, size_k, size_n, fp8_activations);
-  const int bits = bits_of(format);
-  Tensor packed = torch::stable::new_empty(weight, packed_shape(size_k, size_n, bits, fp8_activations),
-                                           ScalarType::Int);
+Tensor marlin_repack_cpu_op(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n) {
+  const WeightFormat format = check_marlin_repack(weight, weight_format, size_k, size_n);
+  Tensor packed = torch::stable::new_empty(weight, packed_shape(format, size_k, size_n), ScalarType::Int);
   MarlinRepackArgs args{};
   args.weight = weight.const_data_ptr();
   args.format = format;
   args.packed = static_cast<uint32_t*>(packed.mutable_data_ptr());
   args.k = static_cast<int>(size_k);
   args.n = static_cast<int>(size_n);
-  args.fp8_activations = fp8_activations;
   const Status status = marlin_repack_cpu(args);
   if (!status.ok()) refuse(status.message());
   return packed;

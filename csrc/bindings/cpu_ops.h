@@ -6,10 +6,10 @@
 namespace kernelpkg::bindings {
 
 Tensor marlin_gemm_cpu(const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
-                       OptionalTensor a_scales, OptionalTensor bias, int64_t weight_format,
-                       int64_t size_n, int64_t size_k, int64_t group_size);
-Tensor marlin_repack_cpu_op(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n,
-                            bool fp8_activations);
+                       OptionalTensor b_zeros, OptionalTensor a_scales, OptionalTensor bias,
+                       int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
+                       double output_scale);
+Tensor marlin_repack_cpu_op(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n);
 Tensor scaled_mm_cpu(const Tensor& a, const Tensor& b, const Tensor& a_scales, const Tensor& b_scales,
                      OptionalTensor bias, ScalarType out_dtype);
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -15,7 +16,7 @@
 namespace kernelpkg::bindings {
 namespace {
 
-constexpr int kColumns = 64;    // columns a task works on: one row of its weights is four cache lines
+constexpr int kColumns = 64;    // columns a task works on: a strip of Marlin weights, four cache lines a row
 constexpr int kFloatSum = 128;  // values summed in float32 before they are added in float64
 
 const std::array<float, 256>& e4m3_values() {
@@ -74,12 +75,56 @@ std::vector<float> to_float(const void* a, DType type, int64_t lda, int m, int k
   return values;
 }
 
-// One weight out of the packed words, without its scale.
-float unpack(const MarlinArgs& args, bool fp8, int k, int n) {
-  const marlin::Slot slot = marlin::slot_of(args.b_format, fp8, k, n, args.n);
-  const uint32_t bits = args.b[slot.word] >> slot.shift;
-  return args.b_format == WeightFormat::kU4B8 ? static_cast<float>(marlin::decode_nibble(bits & 15, fp8))
-                                              : e4m3_values()[bits & 255];
+// The value of a code before its scale.
+float value_of(WeightFormat format, uint32_t code, int zero) {
+  switch (format) {
+    case WeightFormat::kE4M3: return e4m3_values()[code];
+    case WeightFormat::kNvfp4:
+    case WeightFormat::kMxfp4: return marlin::e2m1_value(code);
+    default: return static_cast<float>(marlin::integer_value(format, code, zero));
+  }
+}
+
+// The scales of one row of K in a strip's columns, as the format keeps them.
+void scales_of(const MarlinArgs& args, int k, int64_t n0, float* scales) {
+  const int64_t n_pad = marlin::padded_n(args.n);
+  if (args.b_format == WeightFormat::kNvfp4) {
+    const float unit = std::ldexp(1.0f, -marlin::nvfp4_scale_exponent(args.c_type));
+    for (int j = 0; j < kColumns; ++j) {
+      scales[j] = unit * load(args.scales, args.c_type, marlin::nvfp4_scale_index(k, n0 + j, n_pad));
+    }
+    return;
+  }
+  const int64_t group = args.group_size == -1 ? 0 : k / args.group_size;
+  for (int j = 0; j < kColumns; ++j) scales[j] = load(args.scales, args.c_type, group * n_pad + n0 + j);
+}
+
+// One strip of the weight, [k, kColumns]. Products of a code's value and its scale have at most 8 + 11
+// significant bits: exact in float32.
+void dequantise_strip(const MarlinArgs& args, int64_t strip, float* weights) {
+  const int bits = bits_of(args.b_format);
+  const uint32_t mask = (1u << bits) - 1;
+  const int64_t n0 = strip * kColumns, n_pad = marlin::padded_n(args.n);
+  const int64_t k_pad = marlin::padded_k(args.k);
+  const bool zeros = args.b_format == WeightFormat::kU4;
+  std::array<float, kColumns> scales;
+  std::array<int, kColumns> zero_points{};
+  for (int k = 0; k < args.k; ++k) {
+    // Every group begins on a multiple of 16.
+    if (k % 16 == 0) {
+      scales_of(args, k, n0, scales.data());
+      const int64_t group = args.group_size == -1 ? 0 : k / args.group_size;
+      for (int j = 0; zeros && j < kColumns; ++j) {
+        zero_points[j] = args.zeros[marlin::zero_index(group, n0 + j, n_pad)];
+      }
+    }
+    for (int j = 0; j < kColumns; ++j) {
+      const marlin::Slot slot = marlin::slot_of(args.b_format, k, n0 + j, k_pad);
+      const uint32_t code = args.b[slot.word] >> slot.shift & mask;
+      weights[static_cast<int64_t>(k) * kColumns + j] =
+          scales[j] * value_of(args.b_format, code, zero_points[j]);
+    }
+  }
 }
 
 }  // namespace
@@ -87,23 +132,17 @@ float unpack(const MarlinArgs& args, bool fp8, int k, int n) {
 void marlin_gemm_reference(const MarlinArgs& args) {
   const bool fp8 = args.a_type == DType::kFloat8E4M3;
   const std::vector<float> a = to_float(args.a, args.a_type, args.lda, args.m, args.k);
-  torch::stable::parallel_for(0, args.n / kColumns, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, marlin::padded_n(args.n) / kColumns, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> weights(static_cast<size_t>(args.k) * kColumns);
-    for (int64_t block = begin; block < end; ++block) {
-      const int n0 = static_cast<int>(block) * kColumns;
-      for (int k = 0; k < args.k; ++k) {
-        const int64_t group = args.group_size == -1 ? 0 : k / args.group_size;
-        for (int j = 0; j < kColumns; ++j) {
-          const float scale = load(args.scales, args.c_type, group * args.n + n0 + j);
-          // At most 4 + 11 significant bits: exact in float32.
-          weights[static_cast<int64_t>(k) * kColumns + j] = scale * unpack(args, fp8, k, n0 + j);
-        }
-      }
+    for (int64_t strip = begin; strip < end; ++strip) {
+      dequantise_strip(args, strip, weights.data());
+      const int64_t n0 = strip * kColumns;
+      const int columns = static_cast<int>(std::min<int64_t>(kColumns, args.n - n0));
       multiply_block(a.data(), args.m, args.k, weights.data(), [&](int row, const double* sums) {
-        const double a_scale = fp8 ? args.a_scales[row] : 1.0;
-        for (int j = 0; j < kColumns; ++j) {
+        const double factor = static_cast<double>(args.output_scale) * (fp8 ? args.a_scales[row] : 1.0);
+        for (int j = 0; j < columns; ++j) {
           const double bias = args.bias ? load(args.bias, args.c_type, n0 + j) : 0.0;
-          store(args.c, args.c_type, static_cast<int64_t>(row) * args.n + n0 + j, a_scale * sums[j] + bias);
+          store(args.c, args.c_type, static_cast<int64_t>(row) * args.n + n0 + j, factor * sums[j] + bias);
         }
       });
     }

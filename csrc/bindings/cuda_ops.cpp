@@ -31,15 +31,40 @@ void check(const Status& status) {
   if (!status.ok()) throw std::runtime_error(status.message());
 }
 
+// Activations that the kernels can read where they lie, or a padded copy of them that `args` then names. The
+// caller keeps the tensor until the launch: the allocator orders its memory by the stream.
+Tensor aligned_rows(const Tensor& a, MarlinArgs* args) {
+  if (args->m == 0 || !rows_need_copy(*args)) return a;
+  const int64_t bytes = size_of(args->a_type);
+  const int64_t row_bytes = (args->k * bytes + kAlignment - 1) / kAlignment * kAlignment;
+  Tensor rows = torch::stable::new_empty(a, {args->m, row_bytes}, ScalarType::Byte);
+  MarlinPadArgs pad{};
+  pad.a = args->a;
+  pad.lda = args->lda;
+  pad.a_type = args->a_type;
+  pad.padded = rows.mutable_data_ptr();
+  pad.padded_lda = row_bytes / bytes;
+  pad.m = args->m;
+  pad.k = args->k;
+  pad.device = args->device;
+  pad.stream = args->stream;
+  check(marlin_pad_rows(pad));
+  args->a = pad.padded;
+  args->lda = pad.padded_lda;
+  return rows;
+}
+
 template <class Bytes, class Run>
 Tensor run_marlin(const char* op, const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
-                  const OptionalTensor& a_scales, const OptionalTensor& bias, int64_t weight_format,
-                  int64_t size_n, int64_t size_k, int64_t group_size, const Bytes& bytes, const Run& run) {
-  MarlinArgs args = check_marlin_gemm(op, a, b_packed, b_scales, a_scales, bias, weight_format, size_n,
-                                      size_k, group_size);
+                  const OptionalTensor& b_zeros, const OptionalTensor& a_scales, const OptionalTensor& bias,
+                  int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
+                  double output_scale, const Bytes& bytes, const Run& run) {
+  MarlinArgs args = check_marlin_gemm(op, a, b_packed, b_scales, b_zeros, a_scales, bias, weight_format,
+                                      size_n, size_k, group_size, output_scale);
   args.device = a.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(args.device);
   args.stream = current_stream(op, args.device);
+  const Tensor rows = aligned_rows(a, &args);
   Tensor c = torch::stable::new_empty(a, {args.m, args.n}, scalar_type(args.c_type));
   args.c = c.mutable_data_ptr();
   args.workspace_bytes = bytes(args);
@@ -78,35 +103,34 @@ Tensor run_standin(const char* op, ScaledMmRoute route, const Tensor& a, const T
 }  // namespace
 
 Tensor marlin_gemm_cuda(const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
-                        OptionalTensor a_scales, OptionalTensor bias, int64_t weight_format,
-                        int64_t size_n, int64_t size_k, int64_t group_size) {
-  return run_marlin("marlin_gemm", a, b_packed, b_scales, a_scales, bias, weight_format, size_n, size_k,
-                    group_size, marlin_workspace_bytes, marlin_gemm);
+                        OptionalTensor b_zeros, OptionalTensor a_scales, OptionalTensor bias,
+                        int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
+                        double output_scale) {
+  return run_marlin("marlin_gemm", a, b_packed, b_scales, b_zeros, a_scales, bias, weight_format, size_n,
+                    size_k, group_size, output_scale, marlin_workspace_bytes, marlin_gemm);
 }
 
 Tensor marlin_gemm_emulated_cuda(const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
-                                 OptionalTensor a_scales, OptionalTensor bias, int64_t weight_format,
-                                 int64_t size_n, int64_t size_k, int64_t group_size) {
-  return run_marlin("marlin_gemm_emulated", a, b_packed, b_scales, a_scales, bias, weight_format, size_n,
-                    size_k, group_size, marlin_emulated_workspace_bytes, marlin_gemm_emulated);
+                                 OptionalTensor b_zeros, OptionalTensor a_scales, OptionalTensor bias,
+                                 int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
+                                 double output_scale) {
+  return run_marlin("marlin_gemm_emulated", a, b_packed, b_scales, b_zeros, a_scales, bias, weight_format,
+                    size_n, size_k, group_size, output_scale, marlin_emulated_workspace_bytes,
+                    marlin_gemm_emulated);
 }
 
-Tensor marlin_repack_cuda(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n,
-                          bool fp8_activations) {
-  const WeightFormat format = check_marlin_repack(weight, weight_format, size_k, size_n, fp8_activations);
-  const int bits = bits_of(format);
+Tensor marlin_repack_cuda(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n) {
+  const WeightFormat format = check_marlin_repack(weight, weight_format, size_k, size_n);
   MarlinRepackArgs args{};
   args.device = weight.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(args.device);
   args.stream = current_stream("marlin_repack", args.device);
-  Tensor packed = torch::stable::new_empty(weight, packed_shape(size_k, size_n, bits, fp8_activations),
-                                           ScalarType::Int);
+  Tensor packed = torch::stable::new_empty(weight, packed_shape(format, size_k, size_n), ScalarType::Int);
   args.weight = weight.const_data_ptr();
   args.format = format;
   args.packed = static_cast<uint32_t*>(packed.mutable_data_ptr());
   args.k = static_cast<int>(size_k);
   args.n = static_cast<int>(size_n);
-  args.fp8_activations = fp8_activations;
   check(marlin_repack(args));
   return packed;
 }

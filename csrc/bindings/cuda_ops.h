@@ -6,13 +6,14 @@
 namespace kernelpkg::bindings {
 
 Tensor marlin_gemm_cuda(const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
-                        OptionalTensor a_scales, OptionalTensor bias, int64_t weight_format,
-                        int64_t size_n, int64_t size_k, int64_t group_size);
+                        OptionalTensor b_zeros, OptionalTensor a_scales, OptionalTensor bias,
+                        int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
+                        double output_scale);
 Tensor marlin_gemm_emulated_cuda(const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
-                                 OptionalTensor a_scales, OptionalTensor bias, int64_t weight_format,
-                                 int64_t size_n, int64_t size_k, int64_t group_size);
-Tensor marlin_repack_cuda(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n,
-                          bool fp8_activations);
+                                 OptionalTensor b_zeros, OptionalTensor a_scales, OptionalTensor bias,
+                                 int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
+                                 double output_scale);
+Tensor marlin_repack_cuda(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n);
 Tensor scaled_mm_cuda(const Tensor& a, const Tensor& b, const Tensor& a_scales, const Tensor& b_scales,
                       OptionalTensor bias, ScalarType out_dtype);
 Tensor scaled_mm_sm89_standin_cuda(const Tensor& a, const Tensor& b, const Tensor& a_scales,

@@ -9,11 +9,9 @@
 
 STABLE_TORCH_LIBRARY(kernelpkg, m) {
   m.def(
-      "marlin_gemm(Tensor a, Tensor b_packed, Tensor b_scales, Tensor? a_scales, Tensor? bias, "
-      "int weight_format, int size_n, int size_k, int group_size) -> Tensor");
-  m.def(
-      "marlin_repack(Tensor weight, int weight_format, int size_k, int size_n, bool fp8_activations) "
-      "-> Tensor");
+      "marlin_gemm(Tensor a, Tensor b_packed, Tensor b_scales, Tensor? b_zeros, Tensor? a_scales, "
+      "Tensor? bias, int weight_format, int size_n, int size_k, int group_size, float output_scale) -> Tensor");
+  m.def("marlin_repack(Tensor weight, int weight_format, int size_k, int size_n) -> Tensor");
   m.def(
       "cutlass_scaled_mm(Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? bias, "
       "ScalarType out_dtype) -> Tensor");
@@ -21,8 +19,8 @@ STABLE_TORCH_LIBRARY(kernelpkg, m) {
 
 STABLE_TORCH_LIBRARY(kernelpkg_evidence, m) {
   m.def(
-      "marlin_gemm_emulated(Tensor a, Tensor b_packed, Tensor b_scales, Tensor? a_scales, Tensor? bias, "
-      "int weight_format, int size_n, int size_k, int group_size) -> Tensor");
+      "marlin_gemm_emulated(Tensor a, Tensor b_packed, Tensor b_scales, Tensor? b_zeros, Tensor? a_scales, "
+      "Tensor? bias, int weight_format, int size_n, int size_k, int group_size, float output_scale) -> Tensor");
   m.def(
       "scaled_mm_sm89_standin(Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? bias, "
       "ScalarType out_dtype) -> Tensor");

@@ -73,8 +73,10 @@ Status check_types(const char* who, const MarlinArgs& args) {
     return refuse(who, "a_scales belong to float8_e4m3fn activations; pass none with ",
                   name_of(args.a_type), ".");
   }
-  if (!std::isfinite(args.output_scale)) {
-    return refuse(who, "output_scale is not finite; pass the weight's global scale, or 1.");
+  const bool nvfp4 = args.b_format == WeightFormat::kNvfp4;
+  if (nvfp4 ? !std::isfinite(args.output_scale) : args.output_scale != 1.0f) {
+    return refuse(who, "output_scale is ", std::to_string(args.output_scale), "; it must be ",
+                  nvfp4 ? "finite." : "1, only nvfp4 weights have another one.");
   }
   return {};
 }

@@ -9,20 +9,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernelpkg.ops.formats import FORMATS, packed_shape
+
 _FP8 = torch.float8_e4m3fn
-_BITS = {0: 4, 1: 8}
+_BY_CODE = {entry.code: entry for entry in FORMATS.values()}
 
 
 def _marlin_gemm(
     a: Tensor,
     b_packed: Tensor,
     b_scales: Tensor,
+    b_zeros: Tensor | None,
     a_scales: Tensor | None,
     bias: Tensor | None,
     weight_format: int,
     size_n: int,
     size_k: int,
     group_size: int,
+    output_scale: float,
 ) -> Tensor:
     torch._check(a.dim() == 2, lambda: f"marlin_gemm: a has {a.dim()} dimensions; it must be [M, K]")
     torch._check(
@@ -31,14 +35,12 @@ def _marlin_gemm(
     return a.new_empty((a.shape[0], size_n), dtype=b_scales.dtype if a.dtype == _FP8 else a.dtype)
 
 
-def _marlin_repack(
-    weight: Tensor, weight_format: int, size_k: int, size_n: int, fp8_activations: bool
-) -> Tensor:
+def _marlin_repack(weight: Tensor, weight_format: int, size_k: int, size_n: int) -> Tensor:
     torch._check(
-        weight_format in _BITS, lambda: f"marlin_repack: weight_format is {weight_format}; it must be 0 or 1"
+        weight_format in _BY_CODE,
+        lambda: f"marlin_repack: weight_format is {weight_format}; it must be from 0 to {len(_BY_CODE) - 1}",
     )
-    rows = 32 if fp8_activations else 16
-    return weight.new_empty((size_k // rows, size_n * rows * _BITS[weight_format] // 32), dtype=torch.int32)
+    return weight.new_empty(packed_shape(_BY_CODE[weight_format], size_k, size_n), dtype=torch.int32)
 
 
 def _scaled_mm(

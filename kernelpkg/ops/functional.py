@@ -30,8 +30,9 @@ def marlin_gemm(
 ) -> Tensor:
     """a [M, K] times the packed weight [K, N], plus bias [N]: [M, N] in the dtype of weight.scales.
 
-    a: float16 or bfloat16, the scales' dtype; or float8_e4m3fn with a_scales, float32 [M] or [M, 1] (weights
-    packed for activation_class 'fp8'). Rows may be strided, 16-byte aligned. bias: [N] in the output's dtype.
+    a: float16 or bfloat16, the scales' dtype; or float8_e4m3fn with a_scales, float32 [M] or [M, 1] (u4b8,
+    u4, mxfp4 and e4m3 weights). Rows may be strided; where they do not start on 16 bytes, or K is no multiple
+    of 16 bytes, a padded copy is made first. bias: [N] in the output's dtype.
 
     FP8 activations on a device that emulates FP8 MMA are refused (GateRefusal) unless allow_emulation is
     True: then the emulated evidence build runs, slowly. On CPU tensors the reference runs and no gate is
@@ -42,12 +43,14 @@ def marlin_gemm(
         a,
         weight.data,
         weight.scales,
+        weight.zeros,
         a_scales,
         bias,
         weight.format_code,
         weight.size_n,
         weight.size_k,
         weight.group_size,
+        weight.global_scale,
     )
     if a.is_cuda and _marlin_emulated(a.device.index or 0, a.dtype == _FP8, allow_emulation):
         return torch.ops.kernelpkg_evidence.marlin_gemm_emulated(*arguments)

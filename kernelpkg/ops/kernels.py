@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kernelpkg.errors import UsageError
+from kernelpkg.ops.formats import WeightFormat
 
 Family = Literal["marlin", "scaled_mm", "repack"]
 
@@ -16,7 +17,7 @@ class Kernel:
 
     operator: its torch operator, 'namespace::name'. gate: the gate that admits it (the evidence gate for
     evidence builds). evidence: None, 'emulated' or 'standin'. shown_for: for evidence, the kernel it stands
-    for. fp8_mma: whether it multiplies in FP8. weight_format: 'u4b8' or 'e4m3' for the Marlin kernels.
+    for. fp8_mma: whether it multiplies in FP8. weight_format: of the Marlin kernels, one of ops.FORMATS.
     """
 
     name: str
@@ -26,46 +27,58 @@ class Kernel:
     fp8_mma: bool
     evidence: Literal["emulated", "standin"] | None = None
     shown_for: str | None = None
-    weight_format: Literal["u4b8", "e4m3"] | None = None
+    weight_format: WeightFormat | None = None
 
+
+def _marlin(name: str, form: WeightFormat) -> Kernel:
+    return Kernel(name, "kernelpkg::marlin_gemm", "marlin_16bit", "marlin", False, weight_format=form)
+
+
+def _marlin_fp8(name: str, form: WeightFormat) -> Kernel:
+    return Kernel(name, "kernelpkg::marlin_gemm", "marlin_fp8", "marlin", True, weight_format=form)
+
+
+def _emulated(entry: Kernel) -> Kernel:
+    return Kernel(
+        f"{entry.name}_emulated",
+        "kernelpkg_evidence::marlin_gemm_emulated",
+        "evidence_sm90",
+        entry.family,
+        True,
+        "emulated",
+        entry.name,
+        entry.weight_format,
+    )
+
+
+def _scaled_mm(name: str) -> Kernel:
+    return Kernel(name, "kernelpkg::cutlass_scaled_mm", name, "scaled_mm", True)
+
+
+def _standin(route: str) -> Kernel:
+    name = f"{route}_standin"
+    return Kernel(name, f"kernelpkg_evidence::{name}", "evidence_sm90", "scaled_mm", True, "standin", route)
+
+
+_MARLIN_FP8 = (
+    _marlin_fp8("marlin_w4a8_fp8", "u4b8"),
+    _marlin_fp8("marlin_w4a8_fp8_zp", "u4"),
+    _marlin_fp8("marlin_w4a8_fp8_mxfp4", "mxfp4"),
+    _marlin_fp8("marlin_w8a8_fp8", "e4m3"),
+)
 
 KERNELS: tuple[Kernel, ...] = (
     Kernel("marlin_repack", "kernelpkg::marlin_repack", "marlin_16bit", "repack", False),
-    Kernel("marlin_w8a16", "kernelpkg::marlin_gemm", "marlin_16bit", "marlin", False, weight_format="e4m3"),
-    Kernel("marlin_w4a16", "kernelpkg::marlin_gemm", "marlin_16bit", "marlin", False, weight_format="u4b8"),
-    Kernel("marlin_w4a8_fp8", "kernelpkg::marlin_gemm", "marlin_fp8", "marlin", True, weight_format="u4b8"),
-    Kernel("scaled_mm_sm89", "kernelpkg::cutlass_scaled_mm", "scaled_mm_sm89", "scaled_mm", True),
-    Kernel("scaled_mm_sm90", "kernelpkg::cutlass_scaled_mm", "scaled_mm_sm90", "scaled_mm", True),
-    Kernel("scaled_mm_sm100", "kernelpkg::cutlass_scaled_mm", "scaled_mm_sm100", "scaled_mm", True),
-    Kernel("scaled_mm_sm120", "kernelpkg::cutlass_scaled_mm", "scaled_mm_sm120", "scaled_mm", True),
-    Kernel(
-        "marlin_w4a8_fp8_emulated",
-        "kernelpkg_evidence::marlin_gemm_emulated",
-        "evidence_sm90",
-        "marlin",
-        True,
-        "emulated",
-        "marlin_w4a8_fp8",
-        "u4b8",
-    ),
-    Kernel(
-        "scaled_mm_sm89_standin",
-        "kernelpkg_evidence::scaled_mm_sm89_standin",
-        "evidence_sm90",
-        "scaled_mm",
-        True,
-        "standin",
-        "scaled_mm_sm89",
-    ),
-    Kernel(
-        "scaled_mm_sm120_standin",
-        "kernelpkg_evidence::scaled_mm_sm120_standin",
-        "evidence_sm90",
-        "scaled_mm",
-        True,
-        "standin",
-        "scaled_mm_sm120",
-    ),
+    _marlin("marlin_w8a16", "e4m3"),
+    _marlin("marlin_w4a16", "u4b8"),
+    _marlin("marlin_w4a16_zp", "u4"),
+    _marlin("marlin_w8a16_int8", "u8b128"),
+    _marlin("marlin_w4a16_nvfp4", "nvfp4"),
+    _marlin("marlin_w4a16_mxfp4", "mxfp4"),
+    *_MARLIN_FP8,
+    *(_scaled_mm(f"scaled_mm_{route}") for route in ("sm89", "sm90", "sm100", "sm120")),
+    *(_emulated(entry) for entry in _MARLIN_FP8),
+    *(_standin(route) for route in ("scaled_mm_sm89", "scaled_mm_sm120")),
 )
 
 _BY_NAME = {entry.name: entry for entry in KERNELS}
