@@ -1,9 +1,9 @@
 """The ceilings of this machine, measured in the run they are used in: read, copy, and library GEMM rates.
 
-Reading is measured over as many bytes as the row's weights have, with the graph method of `timing`, by
-several readers; the fastest one counts. The readers: a kernel of 16-byte loads compiled at run time (NVRTC,
-where torch offers it), torch's sum over float32 in one and two dimensions, and cuBLAS's bf16 matrix-vector
-product.
+Reading is measured over as many bytes as the row's weights and scales have, with the graph method of
+`timing`, by several readers; the fastest one counts. The readers: a kernel of 16-byte loads compiled at run
+time (NVRTC, where torch offers it), in several grids; and, for 512 MiB or where there is no such kernel,
+torch's sum over float32 in one and two dimensions and cuBLAS's bf16 matrix-vector product.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 from kernelpkg.bench.clocks import Sampler
 from kernelpkg.bench.timing import Clock, launch_count, operand_sets, time_interleaved
 
-MIB = 2**20
-LARGE_BYTES = 512 * MIB
+LOAD_BYTES = 16
+LARGE_BYTES = 512 * 2**20
 # Sizes of library GEMMs whose rate is the compute ceiling: M, N, K. Small devices take the small one alone.
 GEMMS = ((8192, 8192, 8192), (4096, 28672, 4096))
 SMALL_GEMMS = ((4096, 28672, 4096),)
 SMALL_DEVICE = 100  # multiprocessors
+
+LOADS = 8  # of 16 bytes, which a thread of the reader has in flight
 
 # Each thread keeps eight 16-byte loads in flight; the sum is stored only where it has one improbable value,
 # so the loads cannot be dropped and nothing is written.
@@ -52,7 +54,7 @@ extern "C" __global__ void kernelpkg_read(const uint4* source, unsigned int* sin
 class Ceilings:
     """What this machine reached in this run. GB/s are 1e9 bytes per second, TFLOP/s 1e12 per second.
 
-    read_gbps: reading 512 MiB. read_by_mib: reading as many bytes as a row streams, keyed by whole MiB.
+    read_gbps: reading 512 MiB. read_by_bytes: reading as many bytes as a row streams, keyed by them.
     read_method: which reader was fastest at 512 MiB. copy_gbps counts bytes read and written. bf16_tflops and
     fp8_tflops: the best library GEMM (torch.mm, torch._scaled_mm); None where the device or torch has none.
     read_after_gbps: reading again at the end of the run. notes: what could not be measured, or looks wrong.
@@ -60,7 +62,7 @@ class Ceilings:
 
     read_gbps: float | None = None
     read_method: str | None = None
-    read_by_mib: dict[int, float] = field(default_factory=dict)
+    read_by_bytes: dict[int, float] = field(default_factory=dict)
     read_after_gbps: float | None = None
     copy_gbps: float | None = None
     bf16_tflops: float | None = None
@@ -71,7 +73,7 @@ class Ceilings:
         """The read ceiling in GB/s for a stream of `size_bytes`: of that size if measured, else of 512
         MiB.
         """
-        return self.read_by_mib.get(mib(size_bytes), self.read_gbps)
+        return self.read_by_bytes.get(whole_loads(size_bytes), self.read_gbps)
 
     def tflops_for(self, kind: str) -> float | None:
         """The compute ceiling for 'bf16' or 'fp8'."""
@@ -82,7 +84,7 @@ class Ceilings:
         return {
             "read_gbps": self.read_gbps,
             "read_method": self.read_method,
-            "read_by_mib": {str(size): value for size, value in sorted(self.read_by_mib.items())},
+            "read_by_bytes": {str(size): value for size, value in sorted(self.read_by_bytes.items())},
             "read_after_gbps": self.read_after_gbps,
             "copy_gbps": self.copy_gbps,
             "bf16_tflops": self.bf16_tflops,
@@ -91,9 +93,9 @@ class Ceilings:
         }
 
 
-def mib(size_bytes: int) -> int:
-    """Bytes as whole MiB, at least 1: sizes that differ by their scales alone share one ceiling."""
-    return max(1, round(size_bytes / MIB))
+def whole_loads(size_bytes: int) -> int:
+    """`size_bytes`, rounded up to loads of 16 bytes."""
+    return max(1, -(-size_bytes // LOAD_BYTES)) * LOAD_BYTES
 
 
 def limit_of(
@@ -149,15 +151,15 @@ class Meter:
 
     def read_for(self, size_bytes: int) -> float | None:
         """The read ceiling for `size_bytes`, measured on first use and kept."""
-        size = mib(size_bytes)
-        if size not in self.ceilings.read_by_mib and not self.cancelled():
-            value, _ = self.read(size * MIB)
+        size = whole_loads(size_bytes)
+        if size not in self.ceilings.read_by_bytes and not self.cancelled():
+            value, _ = self.read(size)
             if value is not None:
-                self.ceilings.read_by_mib[size] = value
+                self.ceilings.read_by_bytes[size] = value
         return self.ceilings.read_for(size_bytes)
 
     def read(self, size_bytes: int) -> tuple[float | None, str | None]:
-        """GB/s of the fastest reader over `size_bytes`, cold, and its name."""
+        """GB/s of the fastest reader over `size_bytes` (a multiple of 16), cold, and its name."""
         torch = self.torch
         sets = operand_sets(size_bytes, self.machine.get("l2_bytes"))
         pool = torch.empty(sets * size_bytes // 4, dtype=torch.int32, device=self.device)
@@ -179,20 +181,31 @@ class Meter:
     def _readers(self, views: Any) -> dict[str, list[Callable[[], Any]]]:
         torch = self.torch
         columns = 4096
-        vector = torch.ones(columns, dtype=torch.bfloat16, device=self.device)
         rows = [view.view(torch.float32) for view in views]
-        tables = [view.view(torch.bfloat16).view(-1, columns) for view in views]
-        readers: dict[str, list[Callable[[], Any]]] = {
-            "torch.sum": [lambda x=x: x.sum() for x in rows],
-            "torch.sum by rows": [lambda x=x: x.view(-1, 2048).sum(dim=1) for x in rows],
-            "cuBLAS bf16 matrix x vector": [lambda x=x: torch.mv(x, vector) for x in tables],
-        }
+        readers: dict[str, list[Callable[[], Any]]] = {}
+        every = self._reader is None or views[0].nbytes >= LARGE_BYTES
+        if every:
+            readers["torch.sum"] = [lambda x=x: x.sum() for x in rows]
+        if every and rows[0].numel() % 2048 == 0:  # whole rows of 8 KiB
+            vector = torch.ones(columns, dtype=torch.bfloat16, device=self.device)
+            tables = [view.view(torch.bfloat16).view(-1, columns) for view in views]
+            readers["torch.sum by rows"] = [lambda x=x: x.view(-1, 2048).sum(dim=1) for x in rows]
+            readers["cuBLAS bf16 matrix x vector"] = [lambda x=x: torch.mv(x, vector) for x in tables]
         if self._reader is not None:
             sink = torch.zeros(4, dtype=torch.int32, device=self.device)
-            blocks = (self.machine.get("multiprocessors") or 64) * 8
-            tiles = -(-views[0].numel() // (4 * 256 * 8))
-            for name, grid in (("16-byte loads, one tile a block", tiles), ("16-byte loads", blocks)):
-                readers[name] = [lambda x=x, grid=grid: self._launch_reader(x, sink, grid) for x in views]
+            resident = self.machine.get("multiprocessors") or 64
+            for threads in (256, 128):
+                tile = threads * LOADS * LOAD_BYTES
+                tiles = -(-views[0].nbytes // tile)
+                named = f"16-byte loads, {tile // 1024} KiB a block"
+                for name, grid in ((named, tiles), (f"{named}, in rounds", resident * 2048 // threads)):
+                    if name == named or grid < tiles:
+                        readers[name] = [
+                            lambda x=x, grid=grid, threads=threads: self._launch_reader(
+                                x, sink, grid, threads
+                            )
+                            for x in views
+                        ]
         return readers
 
     def _compile_reader(self) -> Any:
@@ -206,8 +219,8 @@ class Meter:
             self._note(f"the run-time compiled reader is not to be had: {_first_line(error)}")
             return None
 
-    def _launch_reader(self, view: Any, sink: Any, grid: int) -> Any:
-        self._reader(grid=(grid, 1, 1), block=(256, 1, 1), args=[view, sink, view.numel() // 4])
+    def _launch_reader(self, view: Any, sink: Any, grid: int, threads: int) -> Any:
+        self._reader(grid=(grid, 1, 1), block=(threads, 1, 1), args=[view, sink, view.nbytes // LOAD_BYTES])
         return sink
 
     # ----------------------------------------------------------------------------- copy and GEMMs

@@ -151,7 +151,7 @@ def bench_row(
     beside = [
         need.flops / peer.median / 1e6
         for name, peer in peers.items()
-        if peer.median and name.startswith("bf16" if need.flop_kind == "bf16" else "scaled_mm")
+        if peer.median and PEER_WORK.get(name) == ("scaled_mm" if need.flop_kind == "fp8" else None)
     ]
     tflops = max([tflops, *beside]) if tflops else None
     least, limit = limit_of(need.stream_bytes, need.flops, read, tflops)

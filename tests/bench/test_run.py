@@ -215,6 +215,8 @@ def test_the_meter_takes_the_fastest_reader(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.read_gbps == pytest.approx(2**16 / 100.0 / 1e3) and found.read_method == "torch.sum"
     assert found.copy_gbps == pytest.approx(2 * 2**15 / 100.0 / 1e3)
     assert found.bf16_tflops == pytest.approx(2 * 32 * 64 * 32 / 100.0 / 1e6) and found.fp8_tflops is None
-    assert meter.read_for(2**20) == pytest.approx(2**20 / 100.0 / 1e3) and found.read_by_mib.keys() == {1}
+    assert meter.read_for(2**20) == pytest.approx(2**20 / 100.0 / 1e3)
+    assert meter.read_for(12345) == pytest.approx(12352 / 100.0 / 1e3), "as many bytes as were asked about"
+    assert found.read_by_bytes.keys() == {2**20, 12352}
     assert meter.finish().read_after_gbps == found.read_gbps
     assert any("run-time compiled reader" in note for note in found.notes)  # a CPU has none

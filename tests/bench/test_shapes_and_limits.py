@@ -75,8 +75,9 @@ def test_the_binding_limit_is_named() -> None:
 
 
 def test_ceilings_by_size_fall_back_to_the_large_one() -> None:
-    found = ceilings.Ceilings(read_gbps=4300.0, read_by_mib={112: 4100.0}, bf16_tflops=790.0)
-    assert found.read_for(112 * 2**20 + 57344) == 4100.0 and found.read_for(16 * 2**20) == 4300.0
+    found = ceilings.Ceilings(read_gbps=4300.0, read_by_bytes={112 * 2**20: 4100.0}, bf16_tflops=790.0)
+    assert found.read_for(112 * 2**20 - 3) == 4100.0
+    assert found.read_for(112 * 2**20 + 57344) == 4300.0
     assert found.tflops_for("bf16") == 790.0 and found.tflops_for("fp8") is None
 
 
