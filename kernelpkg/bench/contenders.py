@@ -13,7 +13,15 @@ from kernelpkg.arch import Capability
 from kernelpkg.bench import vllm_ops
 from kernelpkg.bench.operands import CHECKED_ROWS, COLUMNS, Expected, Inputs, Layer, rows_of
 from kernelpkg.bench.peers import COUNTERPARTS, PEER_WORK, TORCH_PEERS
-from kernelpkg.bench.shapes import GROUP, STANDS_FOR, Point, activation_bits, weight_bits, work
+from kernelpkg.bench.shapes import (
+    STANDS_FOR,
+    Point,
+    activation_bits,
+    group_size,
+    weight_bits,
+    weight_format,
+    work,
+)
 from kernelpkg.bench.timing import operand_sets
 from kernelpkg.ops import reference
 
@@ -72,11 +80,11 @@ def peers_at(point: Point, peers: Sequence[str]) -> tuple[str, ...]:
 
 
 def _marlin(kernel: str, variant: str, at: Setting) -> Contender:
-    form = "u4b8" if weight_bits(kernel) == 4 else "e4m3"
+    kind = f"{weight_format(kernel)}/{variant}"
     fp8 = activation_bits(kernel) == 8
     emulated = kernel in STANDS_FOR
     count = at.sets(kernel, variant)
-    packed = at.layer.sets(f"{form}/{variant}/{'fp8' if fp8 else '16bit'}", count)
+    packed = at.layer.sets(kind, count)
 
     def launch(index: int) -> Callable[[], Tensor]:
         a, scales = at.inputs.quantised(index, "token") if fp8 else (at.inputs.values(index), None)
@@ -89,13 +97,13 @@ def _marlin(kernel: str, variant: str, at: Setting) -> Contender:
         kernel,
         variant,
         launches,
-        lambda index: _marlin_product(at, form, variant, fp8, index),
+        lambda index: _marlin_product(at, kind, fp8, index),
     )
 
 
-def _marlin_product(at: Setting, form: str, variant: str, fp8: bool, index: int) -> Expected:
-    quantised, scales = at.layer.quantised(f"{form}/{variant}")
-    group = GROUP if variant == "g128" else -1
+def _marlin_product(at: Setting, kind: str, fp8: bool, index: int) -> Expected:
+    made = at.layer.quantised(kind)
+    form, variant = kind.split("/")
 
     def activations(rows: Tensor) -> Tensor:
         if not fp8:
@@ -103,12 +111,18 @@ def _marlin_product(at: Setting, form: str, variant: str, fp8: bool, index: int)
         a, a_scales = at.inputs.quantised(index, "token")
         return rows_of(a, rows) * a_scales[rows].double()
 
-    return at.inputs.expected(
-        f"{form}/{variant}/{'fp8' if fp8 else '16bit'}",
-        index,
-        activations,
-        lambda columns: reference.dequantize(quantised[:, columns], scales[:, columns], form, group),
-    )
+    def weight(columns: slice) -> Tensor:
+        return reference.dequantize(
+            made.weight[:, columns],
+            made.scales[:, columns],
+            form,
+            group_size(variant),
+            zeros=None if made.zeros is None else made.zeros[:, columns],
+            global_scale=made.global_scale,
+            size_k=at.point.shape.k,
+        )
+
+    return at.inputs.expected(f"{kind}/{'fp8' if fp8 else '16bit'}", index, activations, weight)
 
 
 def _scaled_mm(kernel: str, variant: str, at: Setting) -> Contender:
@@ -135,7 +149,7 @@ def _fp8(
     """FP8 x FP8 by `call`(a, b, scale_a, scale_b)."""
     kind = "fp8/tensor" if variant == "tensor" else "fp8/channel"
     count = at.sets("scaled_mm", variant)
-    weights, scale_b = at.layer.sets(kind, count), at.layer.quantised(kind)[1]
+    weights, scale_b = at.layer.sets(kind, count), at.layer.quantised(kind).scales
 
     def launch(index: int) -> Callable[[], Tensor]:
         (a, scale_a), b = at.inputs.quantised(index, variant), weights[index]
@@ -187,20 +201,19 @@ def _torch_scaled_mm(name: str, variant: str) -> Callable[[Setting], Contender]:
     return lambda at: _fp8(name, None, variant, at, call)
 
 
-def _vllm_marlin(name: str, form: str, variant: str) -> Callable[[Setting], Contender]:
+def _vllm_marlin(name: str, kind: str) -> Callable[[Setting], Contender]:
+    variant = kind.partition("/")[2]
+
     def build(at: Setting) -> Contender:
-        count = at.sets(PEER_WORK[name], variant)
-        weights = at.layer.sets(f"vllm/{form}/{variant}", count)
+        weights = at.layer.sets(f"vllm/{kind}", at.sets(PEER_WORK[name], variant))
         locks = vllm_ops.workspace(at.layer.device)
 
         def launch(index: int) -> Callable[[], Tensor]:
             a, weight = at.inputs.values(index), weights[index]
             return lambda: vllm_ops.marlin_gemm(a, weight, locks)
 
-        launches = tuple(launch(index) for index in range(count))
-        return Contender(
-            name, None, variant, launches, lambda index: _marlin_product(at, form, variant, False, index)
-        )
+        launches = tuple(map(launch, range(len(weights))))
+        return Contender(name, None, variant, launches, lambda index: _marlin_product(at, kind, False, index))
 
     return build
 
@@ -210,8 +223,8 @@ _PEERS: dict[str, Callable[[Setting], Contender]] = {
     "scaled_mm_tensor": _torch_scaled_mm("scaled_mm_tensor", "tensor"),
     "scaled_mm_row": _torch_scaled_mm("scaled_mm_row", "token_channel"),
     "vllm_cutlass": lambda at: _fp8("vllm_cutlass", None, "token_channel", at, vllm_ops.scaled_mm),
-    "vllm_marlin_w8a16": _vllm_marlin("vllm_marlin_w8a16", "e4m3", "channel"),
-    "vllm_marlin_w4a16_g128": _vllm_marlin("vllm_marlin_w4a16_g128", "u4b8", "g128"),
+    "vllm_marlin_w8a16": _vllm_marlin("vllm_marlin_w8a16", "e4m3/channel"),
+    "vllm_marlin_w4a16_g128": _vllm_marlin("vllm_marlin_w4a16_g128", "u4b8/g128"),
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernelpkg import ops
 from kernelpkg.bench import vllm_ops
-from kernelpkg.bench.shapes import GROUP, Shape
+from kernelpkg.bench.shapes import GROUP, Shape, group_size
 
 RECIPE = (
     "normal values, seed as given; a factor of 0.5 to 2 per channel and group of 128, and per token; scales "
@@ -36,10 +36,19 @@ class Expected(NamedTuple):
     spread: Tensor
 
 
-def by_columns(weight: Tensor, quantise: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+class Quantised(NamedTuple):
+    """A weight before packing, as kernelpkg.ops quantises it. zeros: zero points of the groups, if any."""
+
+    weight: Tensor
+    scales: Tensor
+    zeros: Tensor | None = None
+    global_scale: float = 1.0
+
+
+def by_columns(weight: Tensor, quantise: Callable[[Tensor], tuple[Any, ...]]) -> Quantised:
     """A quantiser whose columns are independent, applied to a few thousand columns at a time."""
     parts = [quantise(weight[:, start : start + COLUMNS]) for start in range(0, weight.shape[1], COLUMNS)]
-    return _join([part[0] for part in parts]), _join([part[1] for part in parts])
+    return Quantised(*(_join(pieces) for pieces in zip(*parts, strict=True)))
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
@@ -61,7 +70,7 @@ class Layer:
         groups = self.factors(-(-k // GROUP), n)
         weight *= groups.repeat_interleave(GROUP, dim=0)[:k]
         self.weight = weight
-        self._quantised: dict[str, tuple[Tensor, Tensor]] = {}
+        self._quantised: dict[str, Quantised] = {}
         self._sets: dict[str, list[Any]] = {}
 
     def factors(self, *shape: int) -> Tensor:
@@ -74,27 +83,43 @@ class Layer:
         values = torch.randn(m, self.shape.k, generator=self.random, device=self.device, dtype=torch.bfloat16)
         return values * self.factors(m, 1)
 
-    def quantised(self, kind: str) -> tuple[Tensor, Tensor]:
-        """(weights as the quantiser gives them, scales) of a kind such as 'u4b8/g128' or 'fp8/tensor'."""
+    def quantised(self, kind: str) -> Quantised:
+        """The weight as the quantiser of a kind gives it: 'u4b8/g128' and the like, 'fp8/channel' or
+        'fp8/tensor'.
+        """
         if kind not in self._quantised:
             form, _, variant = kind.partition("/")
-            group = GROUP if variant == "g128" else -1
-            if form == "u4b8":
-                made = by_columns(self.weight, lambda w: ops.quantize_u4b8(w, group))
-            elif form == "e4m3":
-                made = by_columns(self.weight, lambda w: ops.quantize_fp8_per_group(w, group))
+            if form != "fp8":
+                made = self._quantise(form, variant)
             elif variant == "tensor":
                 scale = (self.weight.abs().max().float() / ops.E4M3_MAX).reshape(1)
-                made = (by_columns(self.weight, lambda w: (_to_fp8(w, scale), scale[None]))[0], scale)
+                made = by_columns(self.weight, lambda w: (_to_fp8(w, scale), scale[None]))._replace(
+                    scales=scale
+                )
             else:
                 made = by_columns(self.weight, ops.quantize_fp8_per_channel)
             if form == "fp8":
-                made = (ops.to_column_major(made[0]), made[1].contiguous())
+                made = Quantised(ops.to_column_major(made.weight), made.scales.contiguous())
             self._quantised[kind] = made
         return self._quantised[kind]
 
+    def _quantise(self, form: str, variant: str) -> Quantised:
+        if form != "nvfp4":
+            return by_columns(self.weight, _quantiser(form, variant))
+        # The global scale follows from the largest weight of all, so each part is given that one as well.
+        largest = torch.zeros(self.shape.k, 1, dtype=self.weight.dtype, device=self.device)
+        largest[0] = self.weight.abs().max()
+        found = []
+
+        def quantise(part: Tensor) -> tuple[Tensor, ...]:
+            weight, scales, global_scale = ops.quantize_nvfp4(torch.cat([part, largest], dim=1))
+            found.append(global_scale)
+            return weight[:, :-1], scales[:, :-1]
+
+        return by_columns(self.weight, quantise)._replace(global_scale=found[0])
+
     def sets(self, kind: str, count: int) -> list[Any]:
-        """`count` copies in memory of a weight: 'bf16', 'fp8/...', packed 'u4b8/g128/16bit' and the like, or
+        """`count` copies in memory of a weight: 'bf16', 'fp8/...', packed 'u4b8/g128' and the like, or
         'vllm/u4b8/g128' as vLLM packs it.
         """
         found = self._sets.setdefault(kind, [])
@@ -106,14 +131,36 @@ class Layer:
         if kind == "bf16":
             return ops.to_column_major(self.weight)
         if kind.startswith("fp8/"):
-            return self.quantised(kind)[0]
+            return self.quantised(kind).weight
         if kind.startswith("vllm/"):
             _, form, variant = kind.split("/")
-            return vllm_ops.pack(*self.quantised(f"{form}/{variant}"), form)
-        form, variant, activation = kind.split("/")
-        quantised, scales = self.quantised(f"{form}/{variant}")
-        group = GROUP if variant == "g128" else -1
-        return ops.pack_marlin_weight(quantised, scales, form, group, activation)
+            made = self.quantised(f"{form}/{variant}")
+            return vllm_ops.pack(made.weight, made.scales, form)
+        form, variant = kind.split("/")
+        made = self.quantised(kind)
+        return ops.pack_marlin_weight(
+            made.weight,
+            made.scales,
+            form,
+            group_size(variant),
+            zeros=made.zeros,
+            global_scale=made.global_scale,
+            size_k=self.shape.k,
+        )
+
+
+def _quantiser(form: str, variant: str) -> Callable[[Tensor], tuple[Any, ...]]:
+    """The quantiser of a weight format with the scales of a variant, for some columns of the weight."""
+    group = group_size(variant)
+    if variant.startswith("mx"):
+        return ops.quantize_mxfp4 if form == "mxfp4" else ops.quantize_mxfp8
+    quantise = {
+        "u4b8": ops.quantize_u4b8,
+        "u4": ops.quantize_u4,
+        "u8b128": ops.quantize_u8b128,
+        "e4m3": ops.quantize_fp8_per_group,
+    }[form]
+    return lambda w: quantise(w, group)
 
 
 def _to_fp8(weight: Tensor, scale: Tensor) -> Tensor:
@@ -126,7 +173,8 @@ def _copy(weight: Any) -> Any:
         return weight.clone(memory_format=torch.preserve_format)
     if isinstance(weight, vllm_ops.MarlinWeight):
         return weight.clone()
-    return replace(weight, data=weight.data.clone(), scales=weight.scales.clone())
+    zeros = None if weight.zeros is None else weight.zeros.clone()
+    return replace(weight, data=weight.data.clone(), scales=weight.scales.clone(), zeros=zeros)
 
 
 class Inputs:

@@ -147,7 +147,7 @@ def run(
 
     kernels: as users name them; None takes all that the gates admit here. shapes: names such as
     '8B.gate_up', 'KxN' or (K, N). ms: rows of the activations. size: 'tiny' (under 30 s on an H200),
-    'default' (under 150 s) or 'full' (under 10 minutes); points that the time does not reach are named in
+    'default' (under 110 s) or 'full' (under 10 minutes); points that the time does not reach are named in
     `not_run`. on_row is called with each row, on_progress with points done, points in all and a sentence.
     cancel: an event or a callable; rows until then are kept. seed: of the operands, fresh where None and
     recorded either way. peer_libraries: vLLM's shared objects, or folders that hold them, to time its
@@ -227,7 +227,8 @@ class _Run:
 
         report = self.report
         chosen, report.gated_out = choose(kernels, self.capability, self._missing)
-        points = list(plan(chosen, self.limits, shapes, ms)) if chosen else []
+        points = list(plan(chosen, self.limits, shapes, ms, kernels is not None)) if chosen else []
+        points = [point for point in points if point.kernels]
         if kernels is None and str(self.capability) == EVIDENCE_CAPABILITY:
             points = self._with_evidence(points)
         if points and all(reasons := [self._shortage(point) for point in points]):

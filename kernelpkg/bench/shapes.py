@@ -38,40 +38,62 @@ MS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 GROUP = 128
 
-# kernel -> variants, the first one the default. A variant names the scales: per output channel, per
-# group of 128 along K, per token and channel, or one per tensor.
+# Marlin kernel -> weight format, bits of an activation, variants, the first one the default. A variant names
+# the scales: 'channel' one per output channel, 'gN' one per group of N along K, 'mxN' a power of two per N.
+_MARLIN: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    "marlin_w8a16": ("e4m3", 16, ("channel", "g128", "mx32")),
+    "marlin_w4a16": ("u4b8", 16, ("g128", "channel")),
+    "marlin_w4a16_zp": ("u4", 16, ("g128",)),
+    "marlin_w8a16_int8": ("u8b128", 16, ("channel", "g128")),
+    "marlin_w4a16_nvfp4": ("nvfp4", 16, ("g16",)),
+    "marlin_w4a16_mxfp4": ("mxfp4", 16, ("mx32",)),
+    "marlin_w4a8_fp8": ("u4b8", 8, ("g128", "channel")),
+    "marlin_w4a8_fp8_zp": ("u4", 8, ("g128",)),
+    "marlin_w4a8_fp8_mxfp4": ("mxfp4", 8, ("mx32",)),
+    "marlin_w8a8_fp8": ("e4m3", 8, ("channel", "g128")),
+}
+# Bits of a weight, of its scale and of its zero point, as a checkpoint stores them. 'mxN' scales have 8 bits.
+_FORMATS = {
+    "u4b8": (4, 16, 0),
+    "e4m3": (8, 16, 0),
+    "u4": (4, 16, 4),
+    "u8b128": (8, 16, 0),
+    "nvfp4": (4, 8, 0),
+    "mxfp4": (4, 8, 0),
+}
+# scaled_mm's scales: per token and channel, or one per tensor.
+_SCALED_MM = ("token_channel", "tensor")
+
+_EMULATED = {f"{name}_emulated": name for name, (_, bits, _) in _MARLIN.items() if bits == 8}
+_STANDINS = {f"scaled_mm_{route}_standin": f"scaled_mm_{route}" for route in ("sm89", "sm120")}
+
+# An evidence kernel stands for the shipped one it is built from; it runs on 9.0 alone.
+STANDS_FOR = _EMULATED | _STANDINS
+
+# kernel -> variants, the first one the default.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "marlin_w8a16": ("channel", "g128"),
-    "marlin_w4a16": ("g128", "channel"),
-    "marlin_w4a8_fp8": ("g128", "channel"),
-    "scaled_mm_sm89": ("token_channel", "tensor"),
-    "scaled_mm_sm90": ("token_channel", "tensor"),
-    "scaled_mm_sm120": ("token_channel", "tensor"),
-    "marlin_w4a8_fp8_emulated": ("g128", "channel"),
-    "scaled_mm_sm89_standin": ("token_channel", "tensor"),
-    "scaled_mm_sm120_standin": ("token_channel", "tensor"),
+    **{name: variants for name, (_, _, variants) in _MARLIN.items()},
+    **{f"scaled_mm_{route}": _SCALED_MM for route in ("sm89", "sm90", "sm120")},
+    **{name: _MARLIN[shipped][2] for name, shipped in _EMULATED.items()},
+    **dict.fromkeys(_STANDINS, _SCALED_MM),
 }
 
 GATE_OF = {
-    "marlin_w8a16": "marlin_16bit",
-    "marlin_w4a16": "marlin_16bit",
     "marlin_repack": "marlin_16bit",
-    "marlin_w4a8_fp8": "marlin_fp8",
-    "scaled_mm_sm89": "scaled_mm_sm89",
-    "scaled_mm_sm90": "scaled_mm_sm90",
-    "scaled_mm_sm100": "scaled_mm_sm100",
-    "scaled_mm_sm120": "scaled_mm_sm120",
-    "marlin_w4a8_fp8_emulated": "marlin_fp8",
-    "scaled_mm_sm89_standin": "scaled_mm_sm89",
-    "scaled_mm_sm120_standin": "scaled_mm_sm120",
+    **{name: "marlin_16bit" if bits == 16 else "marlin_fp8" for name, (_, bits, _) in _MARLIN.items()},
+    **{f"scaled_mm_{route}": f"scaled_mm_{route}" for route in ("sm89", "sm90", "sm100", "sm120")},
+    **dict.fromkeys(_EMULATED, "marlin_fp8"),
+    **_STANDINS,
 }
 
-# An evidence kernel stands for the shipped one it is built from; it runs on 9.0 alone.
-STANDS_FOR = {
-    "marlin_w4a8_fp8_emulated": "marlin_w4a8_fp8",
-    "scaled_mm_sm89_standin": "scaled_mm_sm89",
-    "scaled_mm_sm120_standin": "scaled_mm_sm120",
-}
+# Timed at every point of a run. The other formats share their code paths; unless they are asked for by name,
+# a run times them where `Size.others` says.
+MAIN = (
+    "marlin_w8a16",
+    "marlin_w4a16",
+    "marlin_w4a8_fp8",
+    *(f"scaled_mm_{r}" for r in ("sm89", "sm90", "sm120")),
+)
 EVIDENCE_CAPABILITY = "9.0"
 
 _WEIGHT_BITS = {"marlin_w8a16": 8, "marlin_w4a16": 4, "marlin_w4a8_fp8": 4, "marlin_w4a8_fp8_emulated": 4}
@@ -85,14 +107,28 @@ def on_what(kernel: str, here: str = "this capability") -> str:
     return "stand-in" if kernel in STANDS_FOR else here
 
 
+def weight_format(kernel: str) -> str | None:
+    """The weight format of a Marlin kernel (see kernelpkg.ops.FORMATS); None for another."""
+    entry = _MARLIN.get(_EMULATED.get(kernel, kernel))
+    return entry[0] if entry else None
+
+
 def weight_bits(kernel: str) -> int:
     """Bits per weight of `kernel`; 8 for every scaled_mm."""
-    return _WEIGHT_BITS.get(kernel, 8)
+    form = weight_format(kernel)
+    return _FORMATS[form][0] if form else 8
 
 
 def activation_bits(kernel: str) -> int:
     """Bits per activation: 16 for the weight-only kernels, 8 for those that take e4m3 activations."""
-    return 16 if kernel in ("marlin_w8a16", "marlin_w4a16") else 8
+    entry = _MARLIN.get(_EMULATED.get(kernel, kernel))
+    return entry[1] if entry else 8
+
+
+def group_size(variant: str) -> int:
+    """Rows of K to a scale: -1 for one per channel."""
+    digits = variant.lstrip("gmx")
+    return int(digits) if digits.isdigit() else -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +147,20 @@ class Work:
 
 
 def work(kernel: str, variant: str, m: int, n: int, k: int) -> Work:
-    """The work of one call of `kernel`; see `Work`."""
-    if kernel.startswith("marlin"):
-        groups = k // GROUP if variant == "g128" else 1
-        stream = n * k * weight_bits(kernel) // 8 + groups * n * 2
-        activation_scales = 4 * m if activation_bits(kernel) == 8 else 0
+    """The work of one call of `kernel`; see `Work`. Weights and scales count as a checkpoint stores them."""
+    activation = activation_bits(kernel)
+    if form := weight_format(kernel):
+        bits, scale_bits, zero_bits = _FORMATS[form]
+        group = group_size(variant or VARIANTS[kernel][0])
+        groups = 1 if group == -1 else -(-k // group)
+        scale_bits = 8 if variant.startswith("mx") else scale_bits
+        stream = -(-k * bits // 8) * n + groups * n * (scale_bits + zero_bits) // 8
+        activation_scales = 4 * m if activation == 8 else 0
     else:
         stream = n * k + (4 if variant == "tensor" else 4 * n)
         activation_scales = 4 if variant == "tensor" else 4 * m
-    moved = stream + m * k * activation_bits(kernel) // 8 + activation_scales + m * n * 2
-    kind = "bf16" if activation_bits(kernel) == 16 else "fp8"
-    return Work(stream, moved, 2 * m * n * k, kind)
+    moved = stream + m * k * activation // 8 + activation_scales + m * n * 2
+    return Work(stream, moved, 2 * m * n * k, "bf16" if activation == 16 else "fp8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,25 +174,42 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much a run does. `seconds` bounds the timing: points that do not fit are reported, not run."""
+    """How much a run does.
 
-    shapes: tuple[str, ...]
-    ms: tuple[int, ...]
+    points: layers with the rows M each is timed at, in the order of running. others: (layer, M) where the
+    formats outside MAIN are timed too. seconds bounds the timing: points that do not fit are reported, not
+    run.
+    """
+
+    points: tuple[tuple[str, tuple[int, ...]], ...]
+    others: tuple[tuple[str, int], ...]
     all_variants: bool
     seconds: float
     per_contender_seconds: float
     extras: bool
 
 
-# The order is the order of running: what the first floors speak of comes first.
+_8B = ("8B.gate_up", "8B.down", "8B.qkv", "8B.o")
+_70B = ("70B.gate_up", "70B.down", "70B.qkv", "70B.o")
+_FULL_MS = (16, 4096, *(m for m in MS if m not in (16, 4096)))
+
+# What the first floors speak of comes first.
 SIZES = {
-    "tiny": Size(("8B.gate_up",), (16, 1, 4096), False, 25.0, 0.06, False),
+    "tiny": Size((("8B.gate_up", (16, 1, 4096)),), (), False, 25.0, 0.06, False),
     "default": Size(
-        ("8B.gate_up", "8B.down", "8B.qkv", "8B.o"), (16, 4096, 1, 64, 256, 1024), False, 135.0, 0.10, True
+        (
+            *((shape, (16, 4096, 1, 64, 256, 1024)) for shape in _8B),
+            *((shape, (16, 1, 64)) for shape in _70B),
+        ),
+        (("8B.gate_up", 16), ("8B.gate_up", 4096)),
+        False,
+        100.0,
+        0.06,
+        True,
     ),
     "full": Size(
-        ("8B.gate_up", "8B.down", "8B.qkv", "8B.o", "70B.gate_up", "70B.down", "70B.qkv", "70B.o"),
-        (16, 4096, *(m for m in MS if m not in (16, 4096))),
+        tuple((shape, _FULL_MS) for shape in (*_8B, *_70B)),
+        tuple((shape, m) for shape in ("8B.gate_up", "8B.o") for m in (16, 64, 4096)),
         True,
         520.0,
         0.15,
@@ -184,19 +240,19 @@ def shape_of(value: str | Shape | tuple[int, int] | Sequence[int]) -> Shape:
         k, n = value
         known = next((shape for shape in SHAPES if (shape.k, shape.n) == (k, n)), None)
         shape = known or Shape(f"{k}x{n}", n, k)
-        if k <= 0 or n <= 0 or k % GROUP or n % 64:
-            raise UsageError(f"shape {k}x{n} (K x N): K must be a multiple of {GROUP} and N of 64.")
+        if k <= 0 or n <= 0:
+            raise UsageError(f"shape {k}x{n} (K x N): K and N must be at least 1.")
         return shape
     names = ", ".join(shape.name for shape in SHAPES)
     raise UsageError(f"shape is {value!r}; give KxN such as 4096x28672, or one of {names}.")
 
 
-def variants_of(kernel: str, every: bool) -> tuple[str, ...]:
-    """The variants of `kernel` to time: all, or those a short run takes.
+def variants_of(kernel: str, every: bool, others: bool = True) -> tuple[str, ...]:
+    """The variants of `kernel` to time: all, or those a short run takes; without `others` two at most.
 
     scaled_mm is always timed with both kinds of scales, since torch's own two differ in speed.
     """
-    variants = VARIANTS[kernel]
+    variants = VARIANTS[kernel] if others else VARIANTS[kernel][:2]
     return variants if every or kernel.startswith("scaled_mm") else variants[:1]
 
 
@@ -205,18 +261,38 @@ def plan(
     size: Size,
     shapes: Iterable[str | Shape | Sequence[int]] | None = None,
     ms: Iterable[int] | None = None,
+    named: bool = True,
 ) -> tuple[Point, ...]:
-    """The points of a run, in the order they run. Raises UsageError for an unknown kernel, shape or M."""
+    """The points of a run, in the order they run.
+
+    named: whether the kernels were asked for by name; those outside MAIN otherwise run where the size has
+    them, and everywhere where shapes or rows were asked for. Raises UsageError for an unknown kernel, shape
+    or M.
+    """
     kernels = tuple(kernels)
     for kernel in kernels:
         if kernel not in VARIANTS:
             raise UsageError(f"kernel is {kernel!r}; those that are timed: {', '.join(VARIANTS)}.")
-    chosen = tuple(shape_of(shape) for shape in (size.shapes if shapes is None else shapes))
-    rows = tuple(size.ms if ms is None else ms)
-    for m in rows:
+    asked = None if shapes is None else tuple(map(shape_of, shapes))
+    rows = None if ms is None else tuple(ms)
+    for m in rows or ():
         if not isinstance(m, int) or isinstance(m, bool) or m < 1:
             raise UsageError(f"m is {m!r}; it must be a whole number of rows, at least 1.")
-    pairs = tuple(
-        (kernel, variant) for kernel in kernels for variant in variants_of(kernel, size.all_variants)
-    )
-    return tuple(Point(shape, m, pairs) for shape in chosen for m in rows)
+    if asked is None:
+        places = [(shape_of(name), own if rows is None else rows) for name, own in size.points]
+    else:
+        own = dict(size.points)
+        usual = size.points[0][1] if size.points else ()
+        places = [(shape, own.get(shape.name, usual) if rows is None else rows) for shape in asked]
+    everywhere = named or asked is not None or rows is not None
+
+    def pairs(shape: Shape, m: int) -> tuple[tuple[str, str], ...]:
+        others = everywhere or (shape.name, m) in size.others
+        return tuple(
+            (kernel, variant)
+            for kernel in kernels
+            if others or kernel in MAIN
+            for variant in variants_of(kernel, size.all_variants, others)
+        )
+
+    return tuple(Point(shape, m, pairs(shape, m)) for shape, own in places for m in own)

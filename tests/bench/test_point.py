@@ -67,14 +67,25 @@ class Packed:
     scales: torch.Tensor
     form: str
     group: int
+    zeros: torch.Tensor | None
+    global_scale: float
+    size_k: int
 
 
-def packed(quantised: torch.Tensor, scales: torch.Tensor, form: str, group: int, activation: str) -> Packed:
-    return Packed(quantised, scales, form, group)
+def packed(quantised: torch.Tensor, scales: torch.Tensor, form: str, group: int, **rest: Any) -> Packed:
+    return Packed(quantised, scales, form, group, **rest)
 
 
 def multiply(a: torch.Tensor, weight: Packed, a_scales: Any = None, **_: Any) -> torch.Tensor:
-    dense = reference.dequantize(weight.data, weight.scales, weight.form, weight.group)
+    dense = reference.dequantize(
+        weight.data,
+        weight.scales,
+        weight.form,
+        weight.group,
+        zeros=weight.zeros,
+        global_scale=weight.global_scale,
+        size_k=weight.size_k,
+    )
     return reference.marlin_gemm_reference(a, dense, a_scales).to(torch.bfloat16)
 
 
@@ -165,12 +176,35 @@ def test_every_kernel_and_variant_is_checked_and_timed(kernels: Any, m: int) -> 
     assert rows[5]["same_scales"] == "scaled_mm_row" and rows[6]["same_scales"] == "scaled_mm_tensor"
 
 
+OTHERS = tuple(
+    (kernel, shapes.VARIANTS[kernel][0]) for kernel in shapes.VARIANTS if kernel not in shapes.MAIN
+)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, shapes.shape_of((200, 72))])
+def test_every_format_is_checked_and_timed(kernels: Any, shape: shapes.Shape) -> None:
+    marlin = (*(pair for pair in OTHERS if pair[0].startswith("marlin")), ("marlin_w8a16", "mx32"))
+    run = Run()
+    rows = list(point.time_point(run, shapes.Point(shape, 3, marlin), operands.Layer(shape, "cpu", seed=3)))
+    assert [(row["kernel"], row["variant"]) for row in rows] == list(marlin) and run.report.not_run == []
+    assert all(row["correct"]["passed"] for row in rows), [row["correct"] for row in rows]
+
+
+def test_one_global_scale_for_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = operands.Layer(SHAPE, "cpu", seed=0)
+    whole = layer.quantised("nvfp4/g16")
+    monkeypatch.setattr(operands, "COLUMNS", 50)
+    parts = operands.Layer(SHAPE, "cpu", seed=0).quantised("nvfp4/g16")
+    assert torch.equal(whole.weight, parts.weight) and whole.global_scale == parts.global_scale
+    assert torch.equal(whole.scales.view(torch.uint8), parts.scales.view(torch.uint8))
+
+
 def test_operand_sets_are_apart_in_memory_and_alike_in_weight(kernels: Any) -> None:
     layer = operands.Layer(SHAPE, "cpu", seed=0)
     only = shapes.Point(SHAPE, 2, (("marlin_w8a16", "channel"),))
     entry = contenders.contenders(only, layer, 60_000, ())["marlin_w8a16/channel"]()
     assert len(entry.launches) == 60_000 * 5 // (192 * 256 + 192 * 2 + 2 * 256 * 2) + 1
-    weights = layer.sets("e4m3/channel/16bit", 3)
+    weights = layer.sets("e4m3/channel", 3)
     assert len({weight.data.data_ptr() for weight in weights}) == 3
     assert torch.equal(weights[0].data.view(torch.uint8), weights[2].data.view(torch.uint8))
     assert not torch.equal(entry.launches[0](), entry.launches[1]())
@@ -180,7 +214,7 @@ def test_operand_sets_are_apart_in_memory_and_alike_in_weight(kernels: Any) -> N
 
 def test_scales_differ_from_channel_to_channel() -> None:
     layer = operands.Layer(SHAPE, "cpu", seed=0)
-    scales = layer.quantised("e4m3/g128")[1].float()
+    scales = layer.quantised("e4m3/g128").scales.float()
     assert scales.shape == (2, 192) and scales.max() / scales.min() > 2
 
 
@@ -325,10 +359,16 @@ def test_memory_needed_grows_with_the_shape() -> None:
 
 def test_gates_leave_kernels_out_with_a_reason() -> None:
     chosen, out = runner.choose(None, Capability(9, 0), lambda kernel: None)
-    assert chosen == ("marlin_w8a16", "marlin_w4a16", "scaled_mm_sm90") and sum(out.values()) == 3
+    assert set(chosen) & set(shapes.MAIN) == {"marlin_w8a16", "marlin_w4a16", "scaled_mm_sm90"}
+    assert "marlin_w4a16_nvfp4" in chosen and sum(out.values()) == 6
     assert any("marlin_fp8 needs 8.9 or family 12, this is 9.0" in reason for reason in out)
     spark, _ = runner.choose(None, Capability(12, 1), lambda kernel: None)
-    assert spark == ("marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "scaled_mm_sm120")
+    assert set(spark) & set(shapes.MAIN) == {
+        "marlin_w8a16",
+        "marlin_w4a16",
+        "marlin_w4a8_fp8",
+        "scaled_mm_sm120",
+    }
     evidence, _ = runner.choose(("marlin_w4a8_fp8_emulated",), Capability(9, 0), lambda kernel: None)
     assert evidence == ("marlin_w4a8_fp8_emulated",)
     nothing, out = runner.choose(("marlin_w8a16",), Capability(9, 0), lambda kernel: "not built")

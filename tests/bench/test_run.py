@@ -120,12 +120,13 @@ def test_a_run_reports_rows_gates_and_machine(device: SimpleNamespace) -> None:
         on_progress=lambda *step: progress.append(step),
         seed=5,
     )
-    kernels = ("marlin_w8a16", "marlin_w4a16", "scaled_mm_sm90", "scaled_mm_sm90")
-    assert device.timed == [("256x192", 16, kernels), ("256x192", 1, kernels)]
-    assert report.rows == rows and len(rows) == 8 and report.seed == 5
-    assert report.summary.startswith("ran 8, gated out 3 (") and "marlin_fp8 needs" in report.summary
+    admitted = ("marlin_w8a16", "marlin_w4a16", "marlin_w4a16_zp", "marlin_w8a16_int8")
+    admitted += ("marlin_w4a16_nvfp4", "marlin_w4a16_mxfp4", "scaled_mm_sm90", "scaled_mm_sm90")
+    assert device.timed == [("256x192", 16, admitted), ("256x192", 1, admitted)]
+    assert report.rows == rows and len(rows) == 16 and report.seed == 5
+    assert report.summary.startswith("ran 16, gated out 6 (") and "marlin_fp8 needs" in report.summary
     assert report.machine["name"] == "NVIDIA H200" and "uuid" not in report.machine
-    assert report.clocks["sm_mhz"] == [1901, 1916] and report.clocks["discarded"] == 8
+    assert report.clocks["sm_mhz"] == [1901, 1916] and report.clocks["discarded"] == 16
     assert progress[0] == (0, 2, "measuring the ceilings") and progress[-1] == (2, 2, "done")
     report.raise_for_status()
 

@@ -26,9 +26,9 @@ def test_a_shape_by_any_name(given: object) -> None:
     assert shapes.shape_of(given).name == "8B.gate_up"
 
 
-@pytest.mark.parametrize("given", ["9B.gate_up", "4096", (4096, 100), (100, 64), 7, (1, 2, 3)])
+@pytest.mark.parametrize("given", ["9B.gate_up", "4096", "0x64", (0, 64), 7, (1, 2, 3)])
 def test_a_shape_that_is_none_is_refused_with_the_names(given: object) -> None:
-    with pytest.raises(UsageError, match=r"multiple|8B\.qkv"):
+    with pytest.raises(UsageError, match=r"at least 1|8B\.qkv"):
         shapes.shape_of(given)
 
 
@@ -42,7 +42,48 @@ def test_the_first_floors_run_first() -> None:
     )
     full = shapes.plan(("marlin_w8a16",), shapes.SIZES["full"])
     assert {point.m for point in full} == set(bench.MS) and len(full) == 8 * 13
-    assert full[0].kernels == (("marlin_w8a16", "channel"), ("marlin_w8a16", "g128"))
+    assert full[0].kernels == tuple(("marlin_w8a16", variant) for variant in ("channel", "g128", "mx32"))
+    unnamed = shapes.plan(("marlin_w8a16",), shapes.SIZES["full"], named=False)
+    assert unnamed[2].kernels == (("marlin_w8a16", "channel"), ("marlin_w8a16", "g128"))
+
+
+def test_other_formats_have_a_decode_and_a_prefill_shape() -> None:
+    points = shapes.plan(shapes.VARIANTS, shapes.SIZES["default"], named=False)
+    assert [(at.shape.name, at.m) for at in points if any(k == "marlin_w4a16_zp" for k, _ in at.kernels)] == [
+        ("8B.gate_up", 16),
+        ("8B.gate_up", 4096),
+    ]
+    assert {at.m for at in points if at.shape.name == "70B.down"} == {1, 16, 64}
+    asked = shapes.plan(("marlin_w4a16_zp",), shapes.SIZES["default"], ms=(3,), named=False)
+    assert len(asked) == 8 and all(at.kernels and at.m == 3 for at in asked)
+    (one,) = shapes.plan(("marlin_w8a16",), shapes.SIZES["tiny"], ["4099x100"], (5,))
+    assert (one.shape.name, one.m) == ("4099x100", 5)
+
+
+def test_kernels_are_those_of_the_operators() -> None:
+    from kernelpkg.ops import FORMATS, KERNELS
+
+    entries = {entry.name: entry for entry in KERNELS if entry.family != "repack"}
+    assert set(shapes.VARIANTS) == set(entries) - {"scaled_mm_sm100"}
+    for name in shapes.VARIANTS:
+        entry = entries[name]
+        assert shapes.weight_format(name) == entry.weight_format
+        assert shapes.activation_bits(name) == (8 if entry.fp8_mma else 16)
+        assert shapes.STANDS_FOR.get(name) == entry.shown_for
+        assert shapes.GATE_OF[name] == (entries[entry.shown_for].gate if entry.shown_for else entry.gate)
+        if entry.weight_format:
+            form = FORMATS[entry.weight_format]
+            assert shapes.weight_bits(name) == form.bits
+            assert {shapes.group_size(variant) for variant in shapes.VARIANTS[name]} <= set(form.groups)
+
+
+def test_bytes_are_those_of_a_checkpoint() -> None:
+    weights = 28672 * 4096
+    assert shapes.work("marlin_w4a16_nvfp4", "g16", 1, 28672, 4096).stream_bytes == weights * 9 // 16
+    assert shapes.work("marlin_w4a16_mxfp4", "mx32", 1, 28672, 4096).stream_bytes == weights * 17 // 32
+    assert shapes.work("marlin_w8a16", "mx32", 1, 28672, 4096).stream_bytes == weights * 33 // 32
+    zero_points = shapes.work("marlin_w4a16_zp", "g128", 1, 28672, 4096).stream_bytes
+    assert zero_points == weights // 2 + weights // 128 * 5 // 2
 
 
 @pytest.mark.parametrize(
