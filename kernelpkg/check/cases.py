@@ -3,8 +3,8 @@ release.
 
 Three sizes. tiny: every branch once, under 10 s on two CPU cores. default: adds the shapes on which kernels
 of this kind have failed before (odd M, one row past a tile, N that no large tile divides, K of 28672, several
-M splits).
-full: every dtype, grouping and scale kind on every shape, and layer shapes of Llama 3.1 8B and 70B.
+M splits), and every dtype and grouping with an N and a K that nothing divides.
+full: every dtype, grouping and scale kind on every shape of a grid, and layer shapes of Llama 3.1 8B and 70B.
 """
 
 from __future__ import annotations
@@ -14,12 +14,27 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kernelpkg.errors import UsageError
+from kernelpkg.ops.formats import FORMATS, WeightFormat
 from kernelpkg.ops.kernels import kernel
 
 SIZES = ("tiny", "default", "full")
 Kind = Literal["plain", "strided", "nan", "overflow", "graph", "streams", "repack"]
+# Of grouped weight scales: as they are, one per 128 x 128 block, powers of two (MXFP8).
+Scales = Literal["plain", "block", "mx"]
+DType = Literal["bf16", "fp16"]
 
-_MARLIN_TINY = ((0, 64, 128), (1, 64, 128), (7, 192, 384), (16, 128, 256), (33, 64, 1408), (65, 320, 256))
+# Two variants each: all row tiles, K split and not, N and K that nothing divides.
+_MARLIN_TINY = (
+    (0, 64, 128),
+    (1, 64, 128),
+    (3, 67, 203),
+    (7, 192, 384),
+    (16, 128, 256),
+    (17, 131, 517),
+    (33, 64, 1408),
+    (65, 320, 256),
+    (66, 97, 333),
+)
 _MARLIN_DEFAULT = (
     (1, 1024, 1024),
     (13, 256, 2048),
@@ -34,6 +49,11 @@ _MARLIN_DEFAULT = (
     (1025, 64, 128),
     (2, 28672, 256),
 )
+# As many pairs as there are variants: each dtype and grouping meets an odd N and K.
+_MARLIN_ODD = ((1, 1023, 1025), (16, 777, 2049), (64, 333, 1111), (257, 1001, 1537))
+# The grid of full: every variant on each M and each (N, K): aligned, odd, the longest K.
+_MARLIN_GRID_M = (1, 3, 16, 17, 64, 257, 1000)
+_MARLIN_GRID_NK = ((1024, 2048), (1003, 1811), (256, 28672))
 _SCALED_TINY = (
     (0, 64, 64),
     (1, 16, 16),
@@ -75,30 +95,31 @@ _LLAMA_M = (1, 16, 333)
 class Case:
     """One case.
 
-    dtype: of the output, 'bf16' or 'fp16'. group_size: of Marlin weights, -1 per channel. token, channel:
-    scaled_mm's scale kinds, per token and per channel rather than per tensor. kind: what is special about its
-    contents or about the way it is run.
+    dtype: of the output, 'bf16' or 'fp16'. group_size, scales: of Marlin weights, -1 per channel. token,
+    channel: scaled_mm's scale kinds, per token and per channel rather than per tensor. kind: what is special
+    about its contents or about the way it is run.
     """
 
     family: Literal["marlin", "scaled_mm", "repack"]
     m: int
     n: int
     k: int
-    dtype: Literal["bf16", "fp16"] = "bf16"
+    dtype: DType = "bf16"
     group_size: int = -1
     token: bool = False
     channel: bool = False
     bias: bool = False
     kind: Kind = "plain"
-    fp8: bool = False  # repack only: the order for FP8 activations
+    scales: Scales = "plain"
 
     @property
     def id(self) -> str:
         """The stable name: shape, dtype, scales, then what is special."""
         if self.family == "repack":
-            return f"n{self.n}-k{self.k}-{'fp8' if self.fp8 else '16bit'}-{self.kind}"
+            return f"n{self.n}-k{self.k}-{self.kind}"
         if self.family == "marlin":
-            scales = "channel" if self.group_size == -1 else f"g{self.group_size}"
+            prefix = {"plain": "g", "block": "block", "mx": "mx"}[self.scales]
+            scales = "channel" if self.group_size == -1 else f"{prefix}{self.group_size}"
         else:
             scales = f"{'token' if self.token else 'tensor'}-{'channel' if self.channel else 'tensor'}"
         parts = [f"m{self.m}", f"n{self.n}", f"k{self.k}", self.dtype, scales]
@@ -114,35 +135,71 @@ def cases_for(kernel_name: str, size: str = "default") -> tuple[Case, ...]:
     """The cases of a kernel, smallest first. Raises UsageError for an unknown kernel or size."""
     if size not in SIZES:
         raise UsageError(f"size is {size!r}; it must be one of {', '.join(SIZES)}")
-    family = kernel(kernel_name).family
-    if family == "repack":
+    entry = kernel(kernel_name)
+    if entry.family == "repack":
         found: Iterator[Case] = _repack(size)
-    elif family == "marlin":
-        found = _marlin(size)
+    elif entry.family == "marlin":
+        found = _marlin(size, entry.weight_format or "u4b8")
     else:
         found = _scaled_mm(size)
     return tuple(dict.fromkeys(found))
 
 
-def _marlin(size: str) -> Iterator[Case]:
-    variants = [(dtype, group) for dtype in ("bf16", "fp16") for group in (-1, 128)]
-    for position, shape in enumerate(_MARLIN_TINY):
-        for turn, (dtype, group) in enumerate(variants):
-            yield Case("marlin", *shape, dtype, group, bias=(position + turn) % 2 == 1)
-    yield from _special(Case("marlin", 33, 192, 384, group_size=128, bias=True))
+def variants(form: WeightFormat) -> tuple[tuple[DType, int, Scales], ...]:
+    """Dtypes, groupings and scale kinds of a format; the dtypes take turns."""
+    if form == "nvfp4":
+        return ("bf16", 16, "plain"), ("fp16", 16, "plain")
+    if form == "mxfp4":
+        return (("bf16", 32, "plain"),)
+    four: tuple[tuple[DType, int, Scales], ...] = (
+        ("bf16", -1, "plain"),
+        ("fp16", 128, "plain"),
+        ("bf16", 128, "plain"),
+        ("fp16", -1, "plain"),
+    )
+    if form == "e4m3":
+        return (
+            *four,
+            ("bf16", 32, "mx"),
+            ("fp16", 128, "block"),
+            ("bf16", 128, "block"),
+            ("fp16", 32, "plain"),
+        )
+    return *four, ("bf16", 32, "plain"), ("fp16", 64, "plain"), ("bf16", 64, "plain"), ("fp16", 32, "plain")
+
+
+def _marlin(size: str, form: WeightFormat) -> Iterator[Case]:
+    every = variants(form)
+
+    def some(shapes: tuple[tuple[int, int, int], ...]) -> Iterator[Case]:
+        """Two variants to a shape, the next two to the next; the bias changes too."""
+        for position, shape in enumerate(shapes):
+            for turn in (2 * position, 2 * position + 1):
+                dtype, group, scales = every[turn % len(every)]
+                bias = (position + turn) % 2 == 1
+                yield Case("marlin", *shape, dtype, group, bias=bias, scales=scales)
+
+    group = FORMATS[form].group
+    special = Case("marlin", 33, 192, 384, group_size=group, bias=True)
+    yield from some(_MARLIN_TINY)
+    yield from _special(special, form)
+    # Rows that start anywhere and end in the middle of 16 bytes: copied and padded first.
+    yield replace(special, n=193, k=333, kind="strided")
     if size == "tiny":
         return
-    for position, shape in enumerate(_MARLIN_DEFAULT):
-        # Not all four at default size; which two changes from shape to shape. The bias follows the variant.
-        turns = range(4) if size == "full" else (position % 4, (position + 3) % 4)
-        for turn in turns:
-            dtype, group = variants[turn]
-            yield Case("marlin", *shape, dtype, group, bias=(position + turn) % 2 == 0)
-    yield from _special(Case("marlin", 257, 832, 1408, bias=True))
+    yield from some(_MARLIN_DEFAULT)
+    yield from some(_MARLIN_ODD)
+    yield from _special(replace(special, m=257, n=832, k=1408, group_size=FORMATS[form].groups[0]), form)
     if size == "full":
+        shapes = [(m, n, k) for n, k in _MARLIN_GRID_NK for m in _MARLIN_GRID_M]
+        for position, shape in enumerate((*_MARLIN_DEFAULT, *_MARLIN_ODD, *shapes)):
+            for turn, (dtype, group, scales) in enumerate(every):
+                bias = (position + turn) % 2 == 1
+                yield Case("marlin", *shape, dtype, group, bias=bias, scales=scales)
         for n, k in _LLAMA_NK:
             for position, m in enumerate(_LLAMA_M):
-                yield Case("marlin", m, n, k, group_size=(-1, 128)[position % 2])
+                dtype, group, scales = every[2 * position % len(every)]
+                yield Case("marlin", m, n, k, dtype, group, scales=scales)
 
 
 def _scaled_mm(size: str) -> Iterator[Case]:
@@ -171,23 +228,21 @@ def _scaled_mm(size: str) -> Iterator[Case]:
                 yield Case("scaled_mm", m, n, k, token=True, channel=True)
 
 
-def _special(base: Case) -> Iterator[Case]:
+def _special(base: Case, form: WeightFormat | None = None) -> Iterator[Case]:
     """Strided activations amid NaN, NaN rows, overflow to infinity, graph replays, several streams."""
     yield replace(base, kind="strided")
     yield replace(base, kind="nan")
-    yield replace(
-        base, kind="overflow", dtype="fp16"
-    )  # bfloat16 reaches as far as float32: nothing overflows
+    if form != "mxfp4":  # bfloat16 alone, which reaches as far as float32: nothing overflows
+        yield replace(base, kind="overflow", dtype="fp16")
     yield replace(base, kind="graph")
     yield replace(base, kind="streams")
 
 
 def _repack(size: str) -> Iterator[Case]:
-    shapes = [(64, 128), (192, 384)]
+    shapes = [(64, 128), (192, 384), (67, 203)]
     if size != "tiny":
-        shapes += [(832, 1408), (64, 28672), (3328, 256)]
+        shapes += [(832, 1408), (64, 28672), (3328, 256), (1, 1), (1001, 777)]
     if size == "full":
         shapes += [(28672, 4096)]
     for n, k in shapes:
-        for fp8 in (False, True):
-            yield Case("repack", 0, n, k, fp8=fp8, kind="repack")
+        yield Case("repack", 0, n, k, kind="repack")

@@ -12,13 +12,15 @@ from torch import Tensor
 from kernelpkg.check.cases import Case
 from kernelpkg.check.metrics import Bounds, Errors, compare
 from kernelpkg.check.operands import Problem, make_problem
+from kernelpkg.ops import reference
+from kernelpkg.ops.formats import FORMATS, Format, groups_of, scales_shape
 from kernelpkg.ops.kernels import Kernel
 
 _STREAMS = 4
 _ROUNDS = 3
 # Rows of K that a repacked weight is read back in: a product with the identity, whose cost grows as K for
 # each.
-_ROUND_TRIP_ROWS = 256
+_ROUND_TRIP_ROWS = 64
 
 
 @contextmanager
@@ -100,39 +102,53 @@ def repack_differences(case: Case, device: torch.device, seed: int) -> int:
     trip.
 
     The trip: the packed weight times the identity gives the weight back, exactly, since every weight is a
-    bfloat16 number. Both formats, every code (e4m3's two NaN excepted). For the FP8 order the product is made
-    on the CPU.
+    bfloat16 number. All formats, every code (e4m3's two NaN excepted).
     """
     differences = 0
     generator = torch.Generator().manual_seed(seed)
-    for format_code in (0,) if case.fp8 else (0, 1):
-        if format_code == 0:
-            weight = torch.randint(
-                -(2**31), 2**31 - 1, (case.k // 8, case.n), generator=generator, dtype=torch.int64
-            ).to(torch.int32)
-            levels = torch.stack([(weight >> (4 * j)) & 0xF for j in range(8)], dim=1)
-            values = (levels.reshape(case.k, case.n) - 8).float()
-        else:
-            codes = torch.randint(0, 254, (case.k, case.n), generator=generator)
-            weight = (codes + (codes >= 0x7F)).to(torch.uint8)  # skips 0x7f; 0xff is not reached
-            values = weight.view(torch.float8_e4m3fn).float()
+    for entry in FORMATS.values():
+        weight = _codes(entry, case, generator)
         repack = torch.ops.kernelpkg.marlin_repack
-        on_cpu = repack(weight, format_code, case.k, case.n, case.fp8)
+        on_cpu = repack(weight, entry.code, case.k, case.n)
         with poisoned():
-            packed = repack(weight.to(device), format_code, case.k, case.n, case.fp8)
+            packed = repack(weight.to(device), entry.code, case.k, case.n)
         differences += int((packed.cpu() != on_cpu).sum())
         rows = torch.randperm(case.k, generator=generator)[:_ROUND_TRIP_ROWS]
-        differences += int((_rows_of(on_cpu, rows, format_code, case) != values[rows]).sum())
+        values = _values(entry, case, weight)[rows]
+        differences += int((_rows_of(on_cpu, rows, entry, case) != values).sum())
     return differences
 
 
-def _rows_of(packed: Tensor, rows: Tensor, format_code: int, case: Case) -> Tensor:
+def _codes(entry: Format, case: Case, generator: torch.Generator) -> Tensor:
+    """A weight of random codes, as marlin_repack takes it."""
+    if entry.bits == 4:
+        shape = (-(-case.k // 8), case.n)
+        words = torch.randint(-(2**31), 2**31 - 1, shape, generator=generator, dtype=torch.int64)
+        return words.to(torch.int32)
+    codes = torch.randint(0, 254, (case.k, case.n), generator=generator)
+    if entry.name == "e4m3":
+        codes += codes >= 0x7F  # skips 0x7f; 0xff is not reached
+    return codes.to(torch.uint8)
+
+
+def _values(entry: Format, case: Case, weight: Tensor) -> Tensor:
+    """What the codes stand for with scales of 1 and zero points of 0, float32 [K, N]."""
+    scales = torch.ones(groups_of(case.k, entry.group), case.n)
+    if entry.name in ("nvfp4", "mxfp4"):
+        scales = scales.to(torch.float8_e4m3fn) if entry.name == "nvfp4" else 127 * scales.to(torch.uint8)
+    zeros = torch.zeros(scales.shape) if entry.zeros else None
+    return reference.dequantize(weight, scales, entry.name, entry.group, zeros=zeros, size_k=case.k).float()
+
+
+def _rows_of(packed: Tensor, rows: Tensor, entry: Format, case: Case) -> Tensor:
     """These rows of K back from the packed form: rows of the identity times the weight, by the CPU
     operator."""
-    identity = torch.zeros(len(rows), case.k)
+    identity = torch.zeros(len(rows), case.k, dtype=torch.bfloat16)
     identity[torch.arange(len(rows)), rows] = 1.0
-    a = identity.to(torch.float8_e4m3fn if case.fp8 else torch.bfloat16)
-    a_scales = torch.ones(len(rows)) if case.fp8 else None
-    ones = torch.ones(1, case.n, dtype=torch.bfloat16)
+    shape = scales_shape(entry, case.k, case.n, entry.group)
+    # NVFP4 scales are kept times 2^118 (see kernelpkg.ops.packed).
+    ones = torch.full(shape, 2.0**118 if entry.name == "nvfp4" else 1.0, dtype=torch.bfloat16)
+    zeros = torch.zeros(shape, dtype=torch.uint8) if entry.zeros else None
     gemm = torch.ops.kernelpkg.marlin_gemm
-    return gemm(a, packed, ones, a_scales, None, format_code, case.n, case.k, -1).float()
+    arguments = (entry.code, case.n, case.k, entry.group, 1.0)
+    return gemm(identity, packed, ones, zeros, None, None, *arguments).float()

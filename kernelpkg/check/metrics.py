@@ -67,6 +67,9 @@ def bounds_for(entry: Kernel, case: Case, device: torch.device) -> Bounds:
     Sums: the root mean square is `_sum_rounding` of the spread; the largest of `count` such errors is about
     sqrt(2 ln count) times that, and two more for tails heavier than a normal's.
 
+    Weights: see `_rounds_weights`. Rounded as the output is, each product by its own error, they move the sum
+    by that root mean square of the products' spread.
+
     A small output is a small sample, hence three standard deviations of a mean of `count` squares on top of
     the relative error's bound. Scales and bias are applied in float32 and add nothing that shows beside
     these. A scale that is 2 % wrong moves its elements by five bfloat16 roundings and shows in worst_element.
@@ -75,6 +78,8 @@ def bounds_for(entry: Kernel, case: Case, device: torch.device) -> Bounds:
     count = max(2, case.m * case.n)
     output = 2.0 ** (1 - bits) / math.sqrt(12)
     sums = _sum_rounding(entry, case, device)
+    if _rounds_weights(entry, case, device):
+        sums = math.hypot(sums, output)
     relative = math.hypot(output, sums) * (1 + 3 / math.sqrt(2 * count))
     largest = math.sqrt(2 * math.log(count)) + 2
     return Bounds(relative, 2.0**-bits, largest * sums, _SMALLEST_STEP[case.dtype])
@@ -103,6 +108,20 @@ def _sum_rounding(entry: Kernel, case: Case, device: torch.device) -> float:
         return 1.5 * 2.0**-23 * math.sqrt(case.k / 16 + 8)
     steps = 4 if entry.family == "marlin" else max(1, case.k / 32)
     return 1.5 * 2.0**-13 * math.sqrt(steps)
+
+
+def _rounds_weights(entry: Kernel, case: Case, device: torch.device) -> bool:
+    """Whether a kernel may round weight times scale to the activations' 16 bits.
+
+    On the mma.sync route no product is rounded: scales multiply float32 sums. Above 64 rows a Hopper route
+    hands whole weights to wgmma, whose sums run over several groups, so that the scale has to be in the
+    operand. Per channel it need not be, and with powers of two or e4m3 scales of e2m1 weights the product has
+    no more bits than the operand. The other devices are held to the same bound.
+    """
+    if device.type == "cpu" or entry.family != "marlin" or entry.fp8_mma or case.m <= 64:
+        return False
+    exact = entry.weight_format in ("nvfp4", "mxfp4") or case.scales == "mx"
+    return case.group_size != -1 and not exact
 
 
 def compare(out: Tensor, ref: Tensor, spread: Tensor, bounds: Bounds, dtype: torch.dtype) -> Errors:

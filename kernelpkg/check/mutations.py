@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernelpkg.check.cases import Case
+from kernelpkg.check.cases import Case, DType
 from kernelpkg.check.execution import poisoned
 from kernelpkg.check.metrics import bounds_for, compare
 from kernelpkg.check.operands import Inputs, Problem, make_problem
-from kernelpkg.ops.kernels import kernel
+from kernelpkg.ops.formats import FORMATS
+from kernelpkg.ops.kernels import Kernel, kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,13 @@ def _swap_columns(x: Tensor) -> Tensor:
 def _two_percent(x: Tensor) -> Tensor:
     """One scale 2 % too large: one group of one channel where there are groups, the largest of the last
     channel, since a group of small scale is a small part of its sum."""
-    last = x[..., -1]
-    if last.dim() and last.numel() > 1:
-        last[last.argmax()] *= 1.02
-    else:
-        last *= 1.02
+    last = x.view(-1, x.shape[-1])[:, -1] if x.dim() else x.view(1)
+    last[last.argmax()] *= 1.02
+    return x
+
+
+def _one_more(x: Tensor) -> Tensor:
+    x[-1, -1] += 1
     return x
 
 
@@ -98,7 +101,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "swap-two-scales",
         "two neighbouring channels' scales exchanged",
-        lambda p: _many(p, "b_scales", 1),
+        lambda p: _many(p, "b_scales", -1),
         _changed("b_scales", _swap_columns),
     ),
     Mutation(
@@ -112,6 +115,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         "every group takes the scales of the one before",
         lambda p: p.case.group_size != -1 and p.case.k > p.case.group_size,
         _changed("b_scales", _roll_groups),
+    ),
+    Mutation(
+        "swap-two-zeros",
+        "two neighbouring channels' zero points exchanged",
+        lambda p: _many(p, "b_zeros", -1),
+        _changed("b_zeros", _swap_columns),
+    ),
+    Mutation(
+        "zero-plus-one",
+        "one zero point of one channel (of one group) one too large",
+        lambda p: _many(p, "b_zeros", -1),
+        _changed("b_zeros", _one_more),
+    ),
+    Mutation(
+        "global-scale-2-percent",
+        "the weight's global scale 2 % too large",
+        lambda p: p.packed is not None and p.packed.format == "nvfp4",
+        _changed("output_scale", _two_percent),
     ),
     Mutation(
         "swap-two-tokens",
@@ -129,23 +150,40 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("unwritten-row", "the last row left as it was", lambda p: p.case.m > 0, output=_stale_row),
 )
 
-# Enough rows that a fault in one channel meets elements small enough to show it.
-_PROOF_CASES: dict[str, tuple[Case, ...]] = {
-    "marlin": (
-        Case("marlin", 129, 192, 384, "bf16", 128, bias=True),
-        Case("marlin", 65, 320, 256, "fp16", -1, bias=True),
-        Case("marlin", 257, 832, 1408, "bf16", 128, bias=True),
-    ),
-    "scaled_mm": (
-        Case("scaled_mm", 129, 208, 272, "bf16", token=True, channel=True, bias=True),
-        Case("scaled_mm", 65, 128, 1024, "fp16", token=True, channel=False, bias=True),
-        Case("scaled_mm", 257, 832, 1408, "bf16", token=True, channel=True, bias=True),
-    ),
-}
+
+# Every arithmetic once: floats, integers, zero points, two kinds of scale, FP8 activations.
+PROOF_KERNELS = (
+    "marlin_w8a16",
+    "marlin_w4a16",
+    "marlin_w4a16_zp",
+    "marlin_w4a16_nvfp4",
+    "marlin_w4a16_mxfp4",
+    "marlin_w4a8_fp8",
+    "scaled_mm_sm90",
+)
+
+
+def _proof_cases(entry: Kernel) -> tuple[Case, ...]:
+    """Enough rows that a fault in one channel meets elements small enough to show it."""
+    if entry.family == "scaled_mm":
+        return (
+            Case("scaled_mm", 129, 208, 272, "bf16", token=True, channel=True, bias=True),
+            Case("scaled_mm", 65, 128, 1024, "fp16", token=True, channel=False, bias=True),
+            Case("scaled_mm", 257, 832, 1408, "bf16", token=True, channel=True, bias=True),
+        )
+    form = FORMATS[entry.weight_format or "u4b8"]
+    other = form.groups[0]  # -1 where the format has scales per channel
+    half: DType = "fp16" if torch.float16 in form.dtypes else "bf16"
+    return (
+        # Above 64 rows weights with group scales may be rounded, and 2 % of a group would not show.
+        Case("marlin", 64, 192, 384, "bf16", form.group, bias=True),
+        Case("marlin", 65, 320, 256, half, other, bias=True),
+        Case("marlin", 257, 448, 640, "bf16", other, bias=True),
+    )
 
 
 def prove(
-    kernels: Iterable[str] = ("marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "scaled_mm_sm90"),
+    kernels: Iterable[str] = PROOF_KERNELS,
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> tuple[Proof, ...]:
@@ -159,7 +197,7 @@ def prove(
     proofs: list[Proof] = []
     for name in kernels:
         entry = kernel(name)
-        for case in _PROOF_CASES[entry.family]:
+        for case in _proof_cases(entry):
             problem = make_problem(entry, case, where, seed)
             bounds = bounds_for(entry, case, where)
             none = Mutation("none", "unbroken", lambda p: True)

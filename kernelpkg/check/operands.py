@@ -12,21 +12,28 @@ from torch import Tensor
 from kernelpkg.check.cases import Case
 from kernelpkg.check.metrics import DTYPES
 from kernelpkg.ops import reference
+from kernelpkg.ops.formats import groups_of
 from kernelpkg.ops.kernels import Kernel
-from kernelpkg.ops.packed import pack_marlin_weight
+from kernelpkg.ops.packed import PackedWeight, pack_marlin_weight
 from kernelpkg.ops.quantize import E4M3_MAX, pack_nibbles, to_column_major
 
 Inputs = dict[str, Tensor | None]
 _FP8 = torch.float8_e4m3fn
+
+# NVFP4: scales times the first use more of e4m3's range; the global scale brings them back, but for a tenth,
+# so that leaving it out shows.
+_NVFP4_RANGE = 32.0
+_NVFP4_GLOBAL = 1.1 / _NVFP4_RANGE
 
 
 @dataclass(slots=True)
 class Problem:
     """One case, ready to run.
 
-    inputs: the operator's tensors by name. call: runs the operator on such inputs. ref: float64 result.
+    inputs: the operator's tensors by name (output_scale: one float64 on the CPU). call: runs the operator on
+    such inputs. ref: float64 result.
     spread: float64, the size that the partial sums behind each element reach: their end, without the bias,
-    plus sqrt of the sum of the squared products.
+    plus sqrt of the sum of the squared products. packed: Marlin's weight.
     """
 
     kernel: Kernel
@@ -35,6 +42,7 @@ class Problem:
     call: Callable[[Mapping[str, Tensor | None]], Tensor]
     ref: Tensor
     spread: Tensor
+    packed: PackedWeight | None = None
 
     def run(self) -> Tensor:
         """The operator on the unchanged inputs."""
@@ -92,63 +100,114 @@ def _activations(case: Case, fp8: bool, device: torch.device, generator: torch.G
     return surroundings[8 : 8 + case.m, offset : offset + case.k]
 
 
+def _weight(entry: Kernel, case: Case, device: torch.device, generator: torch.Generator) -> Tensor:
+    """Quantised codes as pack_marlin_weight takes them; all codes of the integer and e2m1 formats occur."""
+    shape = (case.k, case.n)
+    if entry.weight_format == "e4m3":
+        return (1.5 * torch.randn(*shape, device=device, generator=generator)).to(_FP8)
+    if entry.weight_format == "u8b128":
+        return torch.randint(0, 256, shape, device=device, generator=generator, dtype=torch.uint8)
+    return pack_nibbles(torch.randint(0, 16, shape, device=device, generator=generator, dtype=torch.uint8))
+
+
+def _weight_scales(entry: Kernel, case: Case, device: torch.device) -> Tensor:
+    """Structured scales in the format's own type."""
+    if case.scales == "block":
+        blocks = structured_scales(-(-case.k // 128), -(-case.n // 128), device)
+        return blocks.to(DTYPES[case.dtype])
+    scales = structured_scales(groups_of(case.k, case.group_size), case.n, device)
+    if entry.weight_format == "nvfp4":
+        return (scales * _NVFP4_RANGE).to(_FP8)
+    if entry.weight_format == "mxfp4" or case.scales == "mx":
+        return (torch.frexp(scales).exponent - 1 + 127).to(torch.uint8)
+    return scales.to(DTYPES[case.dtype])
+
+
+def structured_zeros(rows: int, columns: int, device: torch.device) -> Tensor:
+    """uint8 [rows, columns] from 0 to 15, different wherever tiles or shuffles could exchange two."""
+    row = torch.arange(rows, device=device)[:, None]
+    column = torch.arange(columns, device=device)[None, :]
+    return ((7 * column + 4 * row) % 15 + column % 2).to(torch.uint8)
+
+
 def _marlin(entry: Kernel, case: Case, device: torch.device, generator: torch.Generator) -> Problem:
     fp8 = entry.fp8_mma
+    form = entry.weight_format or "u4b8"
     dtype = DTYPES[case.dtype]
     a = _activations(case, fp8, device, generator)
-    if entry.weight_format == "u4b8":
-        levels = torch.randint(0, 16, (case.k, case.n), device=device, generator=generator)
-        qweight = pack_nibbles(levels)
-        del levels
-    else:
-        qweight = (1.5 * torch.randn(case.k, case.n, device=device, generator=generator)).to(_FP8)
-    groups = 1 if case.group_size == -1 else case.k // case.group_size
-    scales = structured_scales(groups, case.n, device).to(dtype)
+    qweight = _weight(entry, case, device, generator)
+    scales = _weight_scales(entry, case, device)
+    zeros = None
+    if form == "u4":
+        zeros = structured_zeros(groups_of(case.k, case.group_size), case.n, device)
+    global_scale = _NVFP4_GLOBAL if form == "nvfp4" else 1.0
     a_scales = structured_scales(case.m, 1, device) if fp8 else None
 
-    def product(scales: Tensor, a_scales: Tensor | None) -> tuple[Tensor, Tensor]:
-        weight = reference.dequantize(qweight, scales, entry.weight_format or "u4b8", case.group_size)
+    def product() -> tuple[Tensor, Tensor]:
+        weight = reference.dequantize(
+            qweight,
+            scales,
+            form,
+            case.group_size,
+            zeros=zeros,
+            global_scale=global_scale,
+            size_k=case.k,
+            blocks=case.scales == "block",
+        )
         return _product(a, weight, a_scales)
 
-    ref, spread = product(scales, a_scales)
+    ref, spread = product()
     if case.kind == "overflow":
         factor = _overflow_factor(ref)
-        if a_scales is None:
-            scales = (scales * factor).to(dtype)
-        else:
+        if a_scales is not None:
             a_scales = a_scales * factor
-        ref, spread = product(scales, a_scales)
+        elif form == "nvfp4":
+            global_scale *= factor
+        else:
+            scales = (scales * factor).to(dtype)
+        ref, spread = product()
     bias = _bias(case, ref, generator)
     packed = pack_marlin_weight(
         qweight,
         scales,
-        entry.weight_format or "u4b8",
+        form,
         case.group_size,
-        "fp8" if fp8 else "16bit",
+        zeros=zeros,
+        global_scale=global_scale,
+        size_k=case.k,
+        dtype=dtype,
+        blocks=case.scales == "block",
     )
     op = operator(entry)
 
     def call(inputs: Mapping[str, Tensor | None]) -> Tensor:
+        output_scale = inputs["output_scale"]
+        assert output_scale is not None
         return op(
             inputs["a"],
             inputs["b_packed"],
             inputs["b_scales"],
+            inputs["b_zeros"],
             inputs["a_scales"],
             inputs["bias"],
             packed.format_code,
             case.n,
             case.k,
             case.group_size,
+            float(output_scale),
         )
 
     inputs: Inputs = {
         "a": a,
         "b_packed": packed.data,
         "b_scales": packed.scales,
+        "b_zeros": packed.zeros,
         "a_scales": a_scales,
         "bias": bias,
+        "output_scale": torch.tensor(packed.global_scale, dtype=torch.float64),
     }
-    return Problem(entry, case, inputs, call, ref if bias is None else ref + bias.double(), spread)
+    total = ref if bias is None else ref + bias.double()
+    return Problem(entry, case, inputs, call, total, spread, packed)
 
 
 def _scaled_mm(entry: Kernel, case: Case, device: torch.device, generator: torch.Generator) -> Problem:

@@ -6,6 +6,7 @@ A row's value is 0 where the call was refused as it should be and 1 where it was
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from kernelpkg.check.operands import Problem, make_problem, operator
 from kernelpkg.errors import KernelpkgError
 from kernelpkg.gates import GateRefusal
 from kernelpkg.ops import functional
+from kernelpkg.ops.formats import FORMATS
 from kernelpkg.ops.kernels import Kernel
 from kernelpkg.ops.packed import pack_marlin_weight
 
@@ -71,10 +73,8 @@ def gate_refusals(entry: Kernel, device: torch.device) -> tuple[Refusal, ...]:
                 problem.dtype,
                 inputs["bias"],
             )
-        levels = torch.zeros(problem.case.k // 8, problem.case.n, dtype=torch.int32, device=device)
-        assert inputs["b_scales"] is not None
-        weight = pack_marlin_weight(levels, inputs["b_scales"], "u4b8", problem.case.group_size, "fp8")
-        return functional.marlin_gemm(inputs["a"], weight, inputs["a_scales"], inputs["bias"])
+        assert problem.packed is not None
+        return functional.marlin_gemm(inputs["a"], problem.packed, inputs["a_scales"], inputs["bias"])
 
     def only_gate() -> None:
         try:
@@ -92,7 +92,8 @@ def gate_refusals(entry: Kernel, device: torch.device) -> tuple[Refusal, ...]:
 
 def _base(entry: Kernel) -> Case:
     if entry.family == "marlin":
-        return Case("marlin", 5, 128, 256, "bf16", 128, bias=True)
+        group = FORMATS[entry.weight_format or "u4b8"].group
+        return Case("marlin", 5, 128, 256, "bf16", group, bias=True)
     return Case("scaled_mm", 5, 64, 128, "bf16", token=True, channel=True, bias=True)
 
 
@@ -137,8 +138,6 @@ def _activation_refusals(problem: Problem) -> Iterator[Refusal]:
     yield make("a-rank-3", "[M, ", "a", lambda a: a[None])
     yield make("a-short-k", "[", "a", lambda a: a[:, :-16])
     yield make("a-column-major", "last stride must be 1", "a", _column_major)
-    yield make("a-misaligned", "aligned to 16 bytes", "a", _shifted)
-    yield make("a-rows-misaligned", "16 bytes", "a", _wide_rows)
     yield make("bias-float32", "bias is float32", "bias", lambda x: x.float())
     yield make("bias-short", "bias is", "bias", lambda x: x[:-1])
     yield make("bias-strided", "contiguous", "bias", _every_other)
@@ -148,47 +147,78 @@ def _activation_refusals(problem: Problem) -> Iterator[Refusal]:
 
 def _marlin(entry: Kernel, device: torch.device) -> Iterator[Refusal]:
     problem = make_problem(entry, _base(entry), device)
-    case, inputs = problem.case, problem.inputs
+    case, inputs, packed = problem.case, problem.inputs, problem.packed
+    assert packed is not None
     make = _caller(problem)
     yield from _activation_refusals(problem)
     yield make("packed-short", "b_packed is", "b_packed", lambda x: x[:-1])
+    yield make("packed-flat", "b_packed is", "b_packed", lambda x: x.view(x.shape[0], -1))
     yield make("packed-int64", "b_packed is int64", "b_packed", lambda x: x.long())
     yield make("packed-strided", "contiguous", "b_packed", _every_other)
+    yield make("packed-misaligned", "aligned to 16 bytes", "b_packed", _shifted)
     yield make("scales-float32", "b_scales is float32", "b_scales", lambda x: x.float())
     yield make("scales-one-group", "b_scales is", "b_scales", lambda x: x[:1])
+    yield make("scales-not-padded", "b_scales is", "b_scales", lambda x: x[..., :-1].contiguous())
     yield make("scales-strided", "contiguous", "b_scales", _every_other)
+    yield make("bias-misaligned", "aligned to 16 bytes", "bias", _shifted)
+    form = FORMATS[entry.weight_format or "u4b8"]
+    ones = torch.ones(case.m, device=device)
+    if form.zeros:
+        yield make("zeros-missing", "b_zeros is missing", "b_zeros", lambda x: None)
+        yield make("zeros-int32", "b_zeros is int32", "b_zeros", lambda x: x.int())
+        yield make("zeros-one-group", "b_zeros is", "b_zeros", lambda x: x[:1])
+        yield make("zeros-strided", "contiguous", "b_zeros", _every_other)
+    else:
+        zeros = torch.zeros(2, case.n, dtype=torch.uint8, device=device)
+        yield Refusal(
+            "zeros-unexpected", "b_zeros was given", lambda: problem.call({**inputs, "b_zeros": zeros})
+        )
     if entry.fp8_mma:
-        other = inputs["b_packed"]
-        assert other is not None
-        yield make("packed-for-16bit", "packed for 16-bit", "b_packed", lambda x: x.view(2 * x.shape[0], -1))
         yield make("a-scales-missing", "a_scales is missing", "a_scales", lambda x: None)
         yield make("a-scales-short", "a_scales is", "a_scales", lambda x: x[:-1])
         yield make("a-scales-float64", "a_scales is float64", "a_scales", lambda x: x.double())
     else:
-        if entry.weight_format == "u4b8":
-            yield make("packed-for-fp8", "packed for FP8", "b_packed", lambda x: x.view(x.shape[0] // 2, -1))
         yield make("scales-other-16bit", "one dtype", "b_scales", lambda x: x.half())
-        ones = torch.ones(case.m, device=device)
         yield Refusal(
             "a-scales-unexpected", "leave it out", lambda: problem.call({**inputs, "a_scales": ones})
         )
-        if entry.weight_format == "e4m3":
-            fp8 = {**inputs, "a": torch.zeros(case.m, case.k, device=device).to(_FP8), "a_scales": ones}
-            yield Refusal("a-fp8-weight-e4m3", "go with u4b8", lambda: problem.call(fp8))
+    if not form.fp8:
+        fp8 = {**inputs, "a": torch.zeros(case.m, case.k, device=device).to(_FP8), "a_scales": ones}
+        yield Refusal("a-fp8", "FP8 activations go with", lambda: problem.call(fp8))
+    if torch.float16 not in form.dtypes:
+        halves = {**inputs, "b_scales": torch.ones_like(packed.scales, dtype=torch.float16)}
+        if not entry.fp8_mma:
+            halves["a"] = torch.zeros(case.m, case.k, dtype=torch.float16, device=device)
+        halves["bias"] = None
+        yield Refusal("float16", "range of bfloat16", lambda: problem.call(halves))
     op = operator(entry)
-    tensors = [inputs[name] for name in ("a", "b_packed", "b_scales", "a_scales", "bias")]
-    code = 0 if entry.weight_format == "u4b8" else 1
-    yield Refusal("weight-format-7", "weight_format is 7", lambda: op(*tensors, 7, case.n, case.k, 128))
-    yield Refusal("n-32", "size_n is 32", lambda: op(*tensors, code, 32, case.k, 128))
-    yield Refusal("k-192", "size_k is 192", lambda: op(*tensors, code, case.n, 192, 128))
-    yield Refusal("k-0", "size_k is 0", lambda: op(*tensors, code, case.n, 0, 128))
-    yield Refusal("group-64", "group_size is 64", lambda: op(*tensors, code, case.n, case.k, 64))
+    names = ("a", "b_packed", "b_scales", "b_zeros", "a_scales", "bias")
+    tensors = [inputs[name] for name in names]
+    n, k, group = case.n, case.k, case.group_size
+    factor = packed.global_scale
+
+    def with_numbers(id: str, expect: str, *numbers: float) -> Refusal:
+        return Refusal(id, expect, lambda: op(*tensors, *numbers))
+
+    yield with_numbers("weight-format-7", "weight_format is 7", 7, n, k, group, factor)
+    yield with_numbers("n-0", "size_n is 0", form.code, 0, k, group, factor)
+    yield with_numbers("n-other", "b_packed is", form.code, n + 1, k, group, factor)
+    yield with_numbers("k-0", "size_k is 0", form.code, n, 0, group, factor)
+    yield with_numbers("k-huge", "size_k is 4294967296", form.code, n, 2**32, group, factor)
+    yield with_numbers("k-other", "it must be [M, 257]", form.code, n, k + 1, group, factor)
+    yield with_numbers("group-48", "group_size is 48", form.code, n, k, 48, factor)
+    yield with_numbers("group-0", "group_size is 0", form.code, n, k, 0, factor)
+    yield with_numbers("scale-nan", "output_scale is nan", form.code, n, k, group, math.nan)
+    if form.name != "nvfp4":
+        yield with_numbers("scale-2", "only nvfp4", form.code, n, k, group, 2.0)
 
 
 def _scaled_mm(entry: Kernel, device: torch.device) -> Iterator[Refusal]:
     problem = make_problem(entry, _base(entry), device)
     inputs, make, op = problem.inputs, _caller(problem), operator(entry)
     yield from (refusal for refusal in _activation_refusals(problem) if refusal.id != "a-rank-3")
+    yield make("a-misaligned", "aligned to 16 bytes", "a", _shifted)
+    yield make("a-rows-misaligned", "16 bytes", "a", _wide_rows)
     yield make("b-bfloat16", "float8_e4m3fn", "b", lambda b: b.to(torch.bfloat16))
     yield make("b-row-major", "column-major", "b", lambda b: b.contiguous())
     yield make("b-columns-misaligned", "column-major", "b", lambda b: _wide_rows(b.t()).t())
@@ -208,17 +238,24 @@ def _scaled_mm(entry: Kernel, device: torch.device) -> Iterator[Refusal]:
 def _repack(device: torch.device) -> Iterator[Refusal]:
     op = torch.ops.kernelpkg.marlin_repack
     u4 = torch.zeros(32, 128, dtype=torch.int32, device=device)
-    e4m3 = torch.zeros(256, 128, dtype=torch.uint8, device=device)
-    yield Refusal("u4b8-uint8", "weight is uint8", lambda: op(e4m3, 0, 256, 128, False))
-    yield Refusal("u4b8-short", "weight is int32", lambda: op(u4[:-1], 0, 256, 128, False))
-    yield Refusal("e4m3-int32", "weight is int32", lambda: op(u4, 1, 256, 128, False))
-    yield Refusal("e4m3-for-fp8", "cannot be packed for FP8", lambda: op(e4m3, 1, 256, 128, True))
-    yield Refusal("strided", "contiguous", lambda: op(_column_major(u4), 0, 256, 128, False))
-    yield Refusal("misaligned", "aligned to 16 bytes", lambda: op(_shifted(u4), 0, 256, 128, False))
-    yield Refusal("n-96", "size_n is 96", lambda: op(u4[:, :96].contiguous(), 0, 256, 96, False))
-    yield Refusal("k-64", "size_k is 64", lambda: op(u4[:8], 0, 64, 128, False))
-    nan = e4m3.clone()
+    u8 = torch.zeros(256, 128, dtype=torch.uint8, device=device)
+    yield Refusal("u4b8-uint8", "weight is uint8", lambda: op(u8, 0, 256, 128))
+    yield Refusal("u4b8-short", "weight is int32", lambda: op(u4[:-1], 0, 256, 128))
+    yield Refusal("e4m3-int32", "weight is int32", lambda: op(u4, 1, 256, 128))
+    yield Refusal("u8b128-e4m3", "weight is float8_e4m3fn", lambda: op(u8.view(_FP8), 3, 256, 128))
+    yield Refusal("format-6", "weight_format is 6", lambda: op(u4, 6, 256, 128))
+    yield Refusal("strided", "contiguous", lambda: op(_column_major(u4), 0, 256, 128))
+    yield Refusal("misaligned", "aligned to 16 bytes", lambda: op(_shifted(u4), 0, 256, 128))
+    yield Refusal("n-96", "[32, 96]", lambda: op(u4, 0, 256, 96))
+    yield Refusal("k-0", "size_k is 0", lambda: op(u4[:0], 0, 0, 128))
+    yield Refusal("k-264", "[33, 128]", lambda: op(u4, 0, 257, 128))
+    nan = u8.clone()
     nan[3, 5] = 0x7F
     scales = torch.ones(1, 128, dtype=torch.bfloat16, device=device)
     yield Refusal("nan-weight", "NaN", lambda: pack_marlin_weight(nan, scales, "e4m3", -1))
     yield Refusal("nan-scale", "NaN", lambda: pack_marlin_weight(u4, scales * torch.nan, "u4b8", -1))
+    exponents = torch.full((8, 128), 127, dtype=torch.uint8, device=device)
+    exponents[2, 3] = 255
+    yield Refusal("nan-e8m0", "NaN", lambda: pack_marlin_weight(u4, exponents, "mxfp4"))
+    zeros = torch.full((1, 128), 16, dtype=torch.uint8, device=device)
+    yield Refusal("zeros-16", "from 0 to 15", lambda: pack_marlin_weight(u4, scales, "u4", -1, zeros=zeros))

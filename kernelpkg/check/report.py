@@ -50,10 +50,11 @@ class CheckReport:
 
     @property
     def summary(self) -> str:
-        """'ran N, gated out M (reasons)', and what failed."""
+        """'ran N (of them so many in FP8), gated out M (reasons)', and what failed."""
         count = sum(self.gated_out.values())
         reasons = "; ".join(f"{number} x {reason}" for reason, number in self.gated_out.items())
-        text = f"ran {self.ran}, gated out {count}" + (f" ({reasons})" if count else "")
+        text = f"ran {self.ran}, {self.fp8_ran} of them FP8, gated out {count}"
+        text += f" ({reasons})" if count else ""
         failed = {(row["kernel"], row["case"]) for row in self.failures}
         if failed:
             text += f"; {len(failed)} failed"
