@@ -28,7 +28,7 @@ class Format:
     group: int
     fp8: bool
     zeros: bool = False
-    dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
+    dtypes: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16)
 
 
 _INTEGER_GROUPS = (-1, 32, 64, 128)

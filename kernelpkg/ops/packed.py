@@ -70,11 +70,11 @@ class PackedWeight:
             raise UsageError(
                 f"global_scale is {self.global_scale}; it must be finite, and 1 for all formats but nvfp4"
             )
-        what = f"a {self.format} weight of K {self.size_k} and N {self.size_n}"
+        what = f"K {self.size_k} x N {self.size_n} {self.format} weights"
         shape = packed_shape(entry, self.size_k, self.size_n)
         if self.data.dtype != torch.int32 or tuple(self.data.shape) != shape:
             raise UsageError(
-                f"data is {self.data.dtype} {list(self.data.shape)}; {what} is int32 {list(shape)}"
+                f"data is {self.data.dtype} {list(self.data.shape)}; {what} are int32 {list(shape)}"
             )
         scales = scales_shape(entry, self.size_k, self.size_n, self.group_size)
         if tuple(self.scales.shape) != scales or self.scales.dtype not in entry.dtypes:

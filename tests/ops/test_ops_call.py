@@ -23,42 +23,48 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def packed(format: str, group_size: int, activation_class: str = "16bit", dtype=torch.bfloat16):
-    """(packed weight, float64 weight it stands for)."""
-    quantize = ops.quantize_u4b8 if format == "u4b8" else ops.quantize_fp8_per_group
-    q, scales = quantize(randn(K, N, seed=7), group_size, dtype)
-    weight = ops.pack_marlin_weight(q, scales, format, group_size, activation_class)
-    return weight, reference.dequantize(q, scales, format, group_size)
-
-
 def assert_close(out: torch.Tensor, ref: torch.Tensor) -> None:
     error = (out.double() - ref).abs()
     assert (error <= ROUNDING[out.dtype] * ref.abs() + 1e-5 * ref.abs().max()).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("group_size", [-1, 128])
-@pytest.mark.parametrize("format", ["u4b8", "e4m3"])
-def test_marlin_gemm_16bit(format, group_size, dtype):
-    weight, dequantised = packed(format, group_size, dtype=dtype)
+VARIANTS = [
+    (entry.name, group, dtype, "plain")
+    for entry in ops.FORMATS.values()
+    for group in entry.groups
+    for dtype in entry.dtypes
+] + [("e4m3", 32, torch.bfloat16, "mx"), ("e4m3", 128, torch.float16, "block")]
+
+
+@pytest.mark.parametrize(("form", "group_size", "dtype", "scales"), VARIANTS)
+def test_marlin_gemm_16bit(packed, form, group_size, dtype, scales):
+    weight, dequantised = packed(form, group_size, dtype, scales=scales)
     x, bias = randn(5, K).to(dtype), randn(N, seed=3).to(dtype)
     out = ops.marlin_gemm(x, weight, bias=bias)
     assert out.dtype == dtype and out.shape == (5, N) and out.is_contiguous()
     assert_close(out, reference.marlin_gemm_reference(x, dequantised, bias=bias))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("group_size", [-1, 128])
-def test_marlin_gemm_fp8_activations(group_size, dtype):
-    weight, dequantised = packed("u4b8", group_size, "fp8", dtype)
-    x, scales = ops.quantize_fp8_per_token(randn(5, K))
-    out = ops.marlin_gemm(x, weight, scales)
+@pytest.mark.parametrize(
+    ("form", "group_size", "dtype", "scales"), [v for v in VARIANTS if ops.FORMATS[v[0]].fp8]
+)
+def test_marlin_gemm_fp8_activations(packed, form, group_size, dtype, scales):
+    weight, dequantised = packed(form, group_size, dtype, scales=scales)
+    x, a_scales = ops.quantize_fp8_per_token(randn(5, K))
+    out = ops.marlin_gemm(x, weight, a_scales)
     assert out.dtype == dtype
-    ref = reference.marlin_gemm_reference(x, dequantised, scales)
+    ref = reference.marlin_gemm_reference(x, dequantised, a_scales)
     assert_close(out, ref)
-    assert torch.equal(out, ops.marlin_gemm(x, weight, scales.flatten()))
+    assert torch.equal(out, ops.marlin_gemm(x, weight, a_scales.flatten()))
     evidence = torch.ops.kernelpkg_evidence.marlin_gemm_emulated
-    assert torch.equal(out, evidence(x, weight.data, weight.scales, scales, None, 0, N, K, group_size))
+    assert torch.equal(out, evidence(*arguments_of(weight, x, a_scales)))
+
+
+def arguments_of(weight: ops.PackedWeight, a, a_scales=None, bias=None) -> tuple:
+    """The operator's arguments."""
+    tensors = (a, weight.data, weight.scales, weight.zeros, a_scales, bias)
+    numbers = (weight.format_code, weight.size_n, weight.size_k, weight.group_size, weight.global_scale)
+    return *tensors, *numbers
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -78,39 +84,41 @@ def test_scaled_mm(token, channel, dtype):
         assert torch.equal(out, evidence(a, b, scale_a, scale_b, bias, dtype))
 
 
-def test_no_rows_is_an_empty_answer():
-    weight, _ = packed("u4b8", 128)
+def test_no_rows_is_an_empty_answer(packed):
+    weight, _ = packed("u4b8")
     assert ops.marlin_gemm(torch.zeros(0, K, dtype=torch.bfloat16), weight).shape == (0, N)
-    fp8, _ = packed("u4b8", 128, "fp8")
     x, scales = ops.quantize_fp8_per_token(torch.zeros(0, K))
-    assert ops.marlin_gemm(x, fp8, scales).shape == (0, N)
+    assert ops.marlin_gemm(x, weight, scales).shape == (0, N)
     b = ops.to_column_major(torch.zeros(K, 16).to(torch.float8_e4m3fn))
     assert ops.cutlass_scaled_mm(x, b, torch.ones(1), torch.ones(1)).shape == (0, 16)
 
 
-def test_a_row_may_lie_anywhere_aligned():
+def test_a_row_may_lie_anywhere(packed):
     weight, _ = packed("e4m3", -1)
-    wide = randn(12, 2 * K).to(torch.bfloat16)
-    view = wide[3:9, 8 : 8 + K]
-    assert torch.equal(ops.marlin_gemm(view, weight), ops.marlin_gemm(view.contiguous(), weight))
-    one = wide[4:5, 8 : 8 + K]  # a single row: its stride means nothing
-    assert torch.equal(ops.marlin_gemm(one, weight), ops.marlin_gemm(one.clone(), weight))
+    wide = randn(12, 2 * K + 3).to(torch.bfloat16)
+    for start in (0, 1, 8, 13):
+        view = wide[3:9, start : start + K]
+        assert torch.equal(ops.marlin_gemm(view, weight), ops.marlin_gemm(view.contiguous(), weight))
+        one = wide[4:5, start : start + K]  # a single row: its stride means nothing
+        assert torch.equal(ops.marlin_gemm(one, weight), ops.marlin_gemm(one.clone(), weight))
+    same = wide[:1, :K].expand(4, K)  # a stride of 0
+    assert torch.equal(ops.marlin_gemm(same, weight), ops.marlin_gemm(same.contiguous(), weight))
 
 
-def call_arguments() -> dict[str, tuple]:
+@pytest.fixture(scope="module")
+def call_arguments(packed) -> dict[str, tuple]:
     """Arguments of every registered operator."""
-    w16, _ = packed("u4b8", 128)
-    w8, _ = packed("u4b8", -1, "fp8")
-    x, bias = randn(5, K).to(torch.bfloat16), randn(N, seed=3).to(torch.bfloat16)
+    w16, w8 = packed("nvfp4", k=250, n=100)[0], packed("u4", -1)[0]
+    x, bias = randn(5, K).to(torch.bfloat16), randn(100, seed=3).to(torch.bfloat16)
     fp8, scales = ops.quantize_fp8_per_token(x)
     b, scale_b = ops.quantize_fp8_per_channel(randn(K, N, seed=2))
-    q, _ = ops.quantize_u4b8(randn(K, N))
-    mm = (fp8, ops.to_column_major(b), scales, scale_b, bias, torch.bfloat16)
+    q, _ = ops.quantize_u4b8(randn(250, 100))
+    mm = (fp8, ops.to_column_major(b), scales, scale_b, None, torch.bfloat16)
     return {
-        "kernelpkg::marlin_gemm": (x, w16.data, w16.scales, None, bias, 0, N, K, 128),
-        "kernelpkg::marlin_repack": (q, 0, K, N, True),
+        "kernelpkg::marlin_gemm": arguments_of(w16, x[:, :250], None, bias),
+        "kernelpkg::marlin_repack": (q, 0, 250, 100),
         "kernelpkg::cutlass_scaled_mm": mm,
-        "kernelpkg_evidence::marlin_gemm_emulated": (fp8, w8.data, w8.scales, scales, None, 0, N, K, -1),
+        "kernelpkg_evidence::marlin_gemm_emulated": arguments_of(w8, fp8, scales),
         "kernelpkg_evidence::scaled_mm_sm89_standin": mm,
         "kernelpkg_evidence::scaled_mm_sm120_standin": mm,
     }
@@ -131,15 +139,15 @@ def overload(name: str):
     return getattr(getattr(torch.ops, namespace), op).default
 
 
-def test_the_list_of_operators_is_complete():
-    assert set(call_arguments()) == set(OPERATORS)
+def test_the_list_of_operators_is_complete(call_arguments):
+    assert set(call_arguments) == set(OPERATORS)
     for kernel in ops.KERNELS:
         assert kernel.operator in OPERATORS
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_every_operator_runs_and_passes_opcheck(name):
-    arguments = call_arguments()[name]
+def test_every_operator_runs_and_passes_opcheck(call_arguments, name):
+    arguments = call_arguments[name]
     utils = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
     if any(isinstance(x, torch.Tensor) and x.dtype == torch.float8_e4m3fn for x in arguments):
         # test_schema compares inputs with allclose, which torch lacks for float8; the next test does.
@@ -149,23 +157,20 @@ def test_every_operator_runs_and_passes_opcheck(name):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_no_operator_changes_or_returns_its_inputs(name):
-    arguments = call_arguments()[name]
+def test_no_operator_changes_or_returns_its_inputs(call_arguments, name):
+    arguments = call_arguments[name]
     tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
-    before = [
-        x.clone().view(torch.uint8) if x.is_contiguous() else x.t().clone().view(torch.uint8) for x in tensors
-    ]
+    before = [x.contiguous().clone().view(torch.uint8) for x in tensors]
     out = overload(name)(*arguments)
     assert out.device.type == "cpu" and out.numel() > 0
     for x, old in zip(tensors, before, strict=True):
-        now = x if x.is_contiguous() else x.t()
-        assert torch.equal(now.view(torch.uint8), old)
+        assert torch.equal(x.contiguous().view(torch.uint8), old)
         assert x.untyped_storage().data_ptr() != out.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_the_fake_agrees_on_meta_tensors(name):
-    arguments = call_arguments()[name]
+def test_the_fake_agrees_on_meta_tensors(call_arguments, name):
+    arguments = call_arguments[name]
     out = overload(name)(*arguments)
     meta = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in arguments]
     fake = overload(name)(*meta)
@@ -173,8 +178,8 @@ def test_the_fake_agrees_on_meta_tensors(name):
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile_marlin_gemm_in_one_graph(dynamic):
-    weight, _ = packed("u4b8", 128)
+def test_compile_marlin_gemm_in_one_graph(packed, dynamic):
+    weight, _ = packed("u4", 32, n=77)
 
     def layer(x: torch.Tensor) -> torch.Tensor:
         return ops.marlin_gemm(x * 2, weight) + 1
@@ -202,10 +207,10 @@ def test_compile_scaled_mm_in_one_graph(dynamic):
         assert error < 0.01
 
 
-def test_threads_do_not_disturb_each_other():
+def test_threads_do_not_disturb_each_other(packed):
     from concurrent.futures import ThreadPoolExecutor
 
-    weight, _ = packed("u4b8", 128)
+    weight, _ = packed("u4b8")
     inputs = [randn(m + 1, K, seed=m).to(torch.bfloat16) for m in range(8)]
     expected = [ops.marlin_gemm(x, weight) for x in inputs]
     with ThreadPoolExecutor(4) as pool:

@@ -20,19 +20,18 @@ K, N, M = 128, 64, 3
 q = torch.full((K // 8, N), 0x19, dtype=torch.int32)  # rows 0 and 1 of every 8: 9 - 8 and 1 - 8, the rest -8
 ones = torch.ones(1, N, dtype=torch.bfloat16)
 expected = (K // 8) * (1 - 7 - 6 * 8)
-packed = ops.marlin_repack(q, 0, K, N, False)
+packed = ops.marlin_repack(q, 0, K, N)
 x = torch.ones(M, K, dtype=torch.bfloat16)
-assert (ops.marlin_gemm(x, packed, ones, None, None, 0, N, K, -1) == expected).all()
-fp8 = ops.marlin_repack(q, 0, K, N, True)
+assert (ops.marlin_gemm(x, packed, ones, None, None, None, 0, N, K, -1, 1.0) == expected).all()
 x8, scales = x.to(torch.float8_e4m3fn), torch.ones(M)
-out = evidence.marlin_gemm_emulated(x8, fp8, ones, scales, None, 0, N, K, -1)
+out = evidence.marlin_gemm_emulated(x8, packed, ones, None, scales, None, 0, N, K, -1, 1.0)
 assert (out == expected).all()
 b = torch.full((N, K), 2.0).to(torch.float8_e4m3fn).t()
 one = torch.ones(1)
 for op in (ops.cutlass_scaled_mm, evidence.scaled_mm_sm89_standin, evidence.scaled_mm_sm120_standin):
     assert (op(x8, b, scales, one, None, torch.bfloat16) == 2 * K).all()
 try:
-    ops.marlin_gemm(x.float(), packed, ones, None, None, 0, N, K, -1)
+    ops.marlin_gemm(x.float(), packed, ones, None, None, None, 0, N, K, -1, 1.0)
 except ValueError as error:
     assert "float32" in str(error)
 else:

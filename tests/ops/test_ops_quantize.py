@@ -8,17 +8,29 @@ import torch
 from kernelpkg.errors import UsageError
 from kernelpkg.ops import (
     E4M3_MAX,
+    quantize_fp8_blocks,
     quantize_fp8_per_channel,
     quantize_fp8_per_group,
     quantize_fp8_per_tensor,
     quantize_fp8_per_token,
+    quantize_mxfp4,
+    quantize_mxfp8,
+    quantize_nvfp4,
+    quantize_u4,
     quantize_u4b8,
+    quantize_u8b128,
     to_column_major,
 )
-from kernelpkg.ops.quantize import pack_nibbles
+from kernelpkg.ops.quantize import e2m1_codes, pack_nibbles
 from kernelpkg.ops.reference import (
+    E2M1,
     dequantize_e4m3,
+    dequantize_e4m3_blocks,
+    dequantize_mxfp4,
+    dequantize_nvfp4,
+    dequantize_u4,
     dequantize_u4b8,
+    dequantize_u8b128,
     marlin_gemm_reference,
     scaled_mm_reference,
 )
@@ -130,13 +142,86 @@ def test_to_column_major_keeps_the_values(matrix):
     assert moved.stride() == (1, 256) and torch.equal(moved, matrix)
 
 
+@pytest.mark.parametrize("group_size", [-1, 32, 128])
+def test_u4_errs_by_half_a_level_and_keeps_zero(group_size, matrix):
+    matrix[5] = 0.0
+    q, scales, zeros = quantize_u4(matrix + 3 * (matrix != 0), group_size)
+    assert zeros.dtype == torch.uint8 and zeros.shape == scales.shape and int(zeros.max()) <= 15
+    back = dequantize_u4(q, scales, zeros, group_size)
+    assert (back[5] == 0).all()
+    level = scales.double().repeat_interleave(256 if group_size == -1 else group_size, dim=0)
+    # Rounding the zero point costs another half level at the ends of the range.
+    error = (back - (matrix + 3 * (matrix != 0)).double()).abs()
+    assert (error <= level * (1.0 + 15 * 2.0**-8)).all()
+
+
+@pytest.mark.parametrize("group_size", [-1, 64])
+def test_u8b128_errs_by_half_a_level_at_most(group_size, matrix):
+    q, scales = quantize_u8b128(matrix, group_size, torch.float16)
+    assert q.dtype == torch.uint8 and q.shape == matrix.shape and q.is_contiguous()
+    back = dequantize_u8b128(q, scales, group_size)
+    level = scales.double().repeat_interleave(256 if group_size == -1 else group_size, dim=0)
+    assert ((back - matrix.double()).abs() <= level * (0.5 + 127 * 2.0**-11)).all()
+
+
+def test_blocks_have_one_scale_each_at_the_edges_too(matrix):
+    w = matrix.repeat(1, 3)[:200, :130]
+    q, scales = quantize_fp8_blocks(w)
+    assert q.shape == (200, 130) and scales.shape == (2, 2) and scales.dtype == torch.float32
+    assert torch.equal(scales, scales.bfloat16().float())
+    back = dequantize_e4m3_blocks(q, scales)
+    for rows in (slice(0, 128), slice(128, 200)):
+        for columns in (slice(0, 128), slice(128, 130)):
+            part, got = w[rows, columns].double(), back[rows, columns]
+            assert (got - part).abs().max() <= part.abs().max() * E4M3_ROUNDING
+
+
+def test_e2m1_rounds_to_nearest_and_ties_to_even():
+    values = torch.tensor(E2M1[:8])
+    assert torch.equal(e2m1_codes(values), torch.arange(8, dtype=torch.int32))
+    assert e2m1_codes(-values[1:]).tolist() == list(range(9, 16))
+    middles = (values[1:] + values[:-1]) / 2
+    assert e2m1_codes(middles).tolist() == [0, 2, 2, 4, 4, 6, 6]
+    assert e2m1_codes(torch.tensor([5.01, 100.0, -100.0])).tolist() == [7, 7, 15]
+
+
+@pytest.mark.parametrize("rows", [256, 250])
+def test_nvfp4_and_mx_forms_stay_close(rows, matrix):
+    w = matrix[:rows]
+    for q, back in (
+        (quantize_nvfp4(w)[0], lambda: dequantize_nvfp4(*quantize_nvfp4(w), size_k=rows)),
+        (quantize_mxfp4(w)[0], lambda: dequantize_mxfp4(*quantize_mxfp4(w), size_k=rows)),
+    ):
+        assert q.shape == (32, 64) and q.dtype == torch.int32
+        assert back().shape == (rows, 64)
+        assert float((back() - w).norm() / w.norm()) < 0.15
+    q8, exponents = quantize_mxfp8(w)
+    assert exponents.dtype == torch.uint8 and exponents.shape == (8, 64)
+    assert float((dequantize_e4m3(q8, exponents, 32) - w).norm() / w.norm()) < 0.04
+
+
+def test_mx_exponents_bring_the_largest_value_to_the_format_s_largest_power():
+    w = torch.zeros(64, 3)
+    w[0], w[40, 0] = torch.tensor([4.0, 7.9, 0.0]), 2.0**-20
+    _, exponents = quantize_mxfp4(w)
+    assert exponents.tolist() == [[127, 127, 127], [127 - 22, 127, 127]]
+    _, exponents = quantize_mxfp8(w)
+    assert exponents[0].tolist() == [127 - 6, 127 - 6, 127]
+
+
+def test_nibbles_past_k_stand_for_zero():
+    q, scales = quantize_u4b8(torch.randn(12, 4), -1)
+    assert q.shape == (2, 4)
+    assert (dequantize_u4b8(q, scales, -1)[12:] == 0).all()
+    assert dequantize_u4b8(q, scales, -1, size_k=12).shape == (12, 4)
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
         (lambda: quantize_fp8_per_token(torch.zeros(3)), "floating-point matrix"),
         (lambda: quantize_fp8_per_tensor(torch.zeros(3, 3, dtype=torch.int8)), "floating-point matrix"),
-        (lambda: quantize_u4b8(torch.zeros(12, 8), -1), "multiple of 8"),
-        (lambda: quantize_u4b8(torch.zeros(136, 8), 128), "group_size 128"),
+        (lambda: quantize_u4b8(torch.zeros(12, 8).int(), -1), "floating-point matrix"),
         (lambda: quantize_fp8_per_group(torch.zeros(136, 8), 0), "group_size 0"),
     ],
 )
