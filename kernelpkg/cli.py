@@ -313,6 +313,8 @@ def bench(
     show(report.rows if as_json else map(bench_line, report.rows), as_json)
     if not as_json:
         show(peers_left_out(report.peers_left_out), False)
+        goals = bencher.evaluate(report.rows, str(report.machine.get("name") or ""))
+        show(goals, False, ("goal", "wanted", "reached", "met", "at", "on", "basis"), "Goals")
     (err if as_json else out).print(f"{report.summary}  [{report.label}]", markup=False, soft_wrap=True)
     for note in report.notes:
         err.print(note, markup=False, soft_wrap=True)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 out = Console()
 err = Console(stderr=True)
+# Columns of sentences, which need no name before them.
+_PROSE = ("reason", "detail")
 
 
 def plain(value: Any) -> Any:
@@ -39,16 +44,66 @@ def show(
         return
     if not rows:
         return
-    table = Table(
-        title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
-    )
-    columns = columns or tuple(dict.fromkeys(column for row in rows for column in row))
+    names = columns or tuple(dict.fromkeys(column for row in rows for column in row))
+    table = [_Column(name, [row.get(name) for row in rows]) for name in names]
+    if title:
+        out.print(title, markup=False, style="italic")
+    if sum(column.width + 2 for column in table) <= out.width:
+        out.print(_aligned(table))
+    else:
+        for line in _stacked(table, out.width):
+            out.print(line, highlight=False)
+
+
+class _Column:
+    """One column of a table: its cells as text, how wide it is, whether it holds numbers."""
+
+    def __init__(self, name: str, values: list[Any]):
+        self.name = name
+        self.cells = [Text.from_markup(cell(value)) for value in values]
+        self.width = max(len(name), *(text.cell_len for text in self.cells))
+        self.justify: Literal["left", "right"] = "left"
+        if all(type(value) in (int, float, type(None)) for value in values):
+            self.justify = "right"
+
+    def padded(self, index: int | None) -> Text:
+        """A cell, or the name for None, as wide as the column."""
+        text = Text(self.name, style="bold") if index is None else self.cells[index].copy()
+        text.align(self.justify, self.width)
+        return text
+
+
+def _aligned(columns: list[_Column]) -> Table:
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        numeric = all(type(row.get(column)) in (int, float, type(None)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell(row.get(column)) for column in columns))
-    out.print(table)
+        table.add_column(column.name, justify=column.justify, overflow="fold")
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*cells)
+    return table
+
+
+def _stacked(columns: list[_Column], width: int) -> Iterator[Text | Padding]:
+    """A table too wide for the terminal: leading columns in line, the others below each row, by their names.
+
+    Folding every column instead makes ribbons of a few letters.
+    """
+    count = 1
+    while sum(column.width + 2 for column in columns[: count + 1]) <= width and count < len(columns):
+        count += 1
+    front, below = columns[:count], columns[count:]
+    sentences = [column for column in below if column.width > width // 2]
+    yield Text("  ").join(column.padded(None) for column in front)
+    for index in range(len(front[0].cells)):
+        yield Text("  ").join(column.padded(index) for column in front)
+        short = [(column.name, column.cells[index]) for column in below if column not in sentences]
+        parts = [Text.assemble(f"{name} ", text) for name, text in short if text.plain not in ("-", "")]
+        if parts:
+            yield Padding(Text(", ").join(parts), (0, 0, 0, 4))
+        for column in sentences:
+            text = column.cells[index]
+            if text.plain not in ("-", ""):
+                named = text if column.name in _PROSE else Text.assemble(f"{column.name}: ", text)
+                yield Padding(named, (0, 0, 0, 4))
 
 
 def show_devices(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -75,15 +130,15 @@ def cell(value: Any) -> str:
         case float():
             return f"{value:.4g}"
         case dict():
-            return ", ".join(f"{key} {item}" for key, item in value.items())
+            return escape(", ".join(f"{key} {item}" for key, item in value.items()))
         case list():
-            return ", ".join(map(str, value))
+            return escape(", ".join(map(str, value)))
         case "pass" | "native":
             return f"[green]{value}[/]"
         case "fail" | "dead":
             return f"[red]{value}[/]"
         case _:
-            return str(value)
+            return escape(str(value))
 
 
 def function_line(row: dict[str, Any]) -> dict[str, Any]:

@@ -5,19 +5,26 @@ Importing it imports no torch: `run` does, where it runs.
 """
 
 from kernelpkg.bench import projection, records
+from kernelpkg.bench.goals import GOALS, Goal, evaluate
 from kernelpkg.bench.peers import peer_table
-from kernelpkg.bench.projection import project, project_rows
+from kernelpkg.bench.projection import Crossover, crossover, project, project_rows, w4_rows
 from kernelpkg.bench.records import Record, load_records
 from kernelpkg.bench.runner import BenchReport, recorded_report, run
-from kernelpkg.bench.shapes import MS, SHAPES, SIZES, Shape, work
+from kernelpkg.bench.shapes import MAIN, MS, SHAPES, SIZES, Shape, work
 
 __all__ = [
+    "GOALS",
+    "MAIN",
     "MS",
     "SHAPES",
     "SIZES",
     "BenchReport",
+    "Crossover",
+    "Goal",
     "Record",
     "Shape",
+    "crossover",
+    "evaluate",
     "load_records",
     "peer_table",
     "project",
@@ -26,5 +33,6 @@ __all__ = [
     "recorded_report",
     "records",
     "run",
+    "w4_rows",
     "work",
 ]

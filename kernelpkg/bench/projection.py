@@ -6,6 +6,7 @@ operations over the tensor rate of the data sheet. Real kernels take longer. Imp
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,8 +47,9 @@ TENSOR_RATES: dict[str, Rates] = {
 class Projection:
     """The least time of one call on one device, by arithmetic.
 
-    microseconds: None where the device's rates are unknown. limit: 'memory', 'compute' or None.
-    gigabytes_per_s and teraflops are the rates used. label always says that nobody measured this.
+    bytes: what must move; operations: multiplications and additions. microseconds: None where the device's
+    rates are unknown. limit: 'memory', 'compute' or None. gigabytes_per_s and teraflops are the rates used.
+    label always says that nobody measured this.
     """
 
     kernel: str
@@ -57,6 +59,8 @@ class Projection:
     m: int
     n: int
     k: int
+    bytes: int
+    operations: int
     microseconds: float | None
     memory_us: float | None
     compute_us: float | None
@@ -132,6 +136,8 @@ def project(kernel: str, m: int, n: int, k: int, device: Any, variant: str | Non
         m=m,
         n=n,
         k=k,
+        bytes=need.total_bytes,
+        operations=need.flops,
         microseconds=least,
         memory_us=memory_us,
         compute_us=compute_us,
@@ -141,6 +147,110 @@ def project(kernel: str, m: int, n: int, k: int, device: Any, variant: str | Non
         label=LABEL,
         basis="; ".join(parts),
     )
+
+
+# The two arithmetics of 4-bit weights, and the devices of family 12 for which they are compared.
+W4_KERNELS = ("marlin_w4a16", "marlin_w4a8_fp8")
+W4_DEVICES = ("RTX 5090", "GB10")
+
+
+@dataclass(frozen=True, slots=True)
+class Crossover:
+    """From how many rows on W4A8 with FP8 activations can beat W4A16 on one device and layer, by arithmetic.
+
+    m: the first M at which W4A16 is bound by its multiplications, which FP8 makes faster. Below it both read
+    the same weights, and W4A8 saves some bytes of the activations: at most `gain_below` times, at M = m - 1.
+    gain_at_4096: W4A16's least time over W4A8's at M = 4096. Quantising the activations, which W4A8 needs
+    and W4A16 does not, is not counted.
+    """
+
+    device: str
+    capability: str
+    shape: str
+    m: int
+    gain_below: float
+    gain_at_4096: float
+    label: str = LABEL
+
+    @property
+    def sentence(self) -> str:
+        """The same in words."""
+        return (
+            f"{self.device}, {self.shape}: W4A8 can beat W4A16 from M = {self.m} on, by "
+            f"{self.gain_at_4096:.1f} times at M = 4096; below, by {100 * (self.gain_below - 1):.1f} % at "
+            f"most [{self.label}]"
+        )
+
+
+def crossover(device: Any, shape: str | Shape) -> Crossover:
+    """Where W4A8 can begin to beat W4A16. Raises UsageError for a device whose rates are not known."""
+    row, layer = device_row(device), shape_of(shape)
+    rates = rates_of(row.name)
+    if rates is None or rates.bf16 is None or rates.fp8 is None or not row.memory_bandwidth:
+        raise UsageError(
+            f"the bandwidth or the tensor rates of {row.name} are not known, so nothing follows."
+        )
+
+    def both(m: int) -> tuple[Projection, Projection]:
+        wide, narrow = (project(kernel, m, layer.n, layer.k, row) for kernel in W4_KERNELS)
+        return wide, narrow
+
+    def gain(m: int) -> float:
+        wide, narrow = both(m)
+        assert wide.microseconds and narrow.microseconds
+        return wide.microseconds / narrow.microseconds
+
+    # Both sides are linear in M: reading takes read + m * per_row, multiplying m * multiply.
+    read, per_row = _line(lambda m: both(m)[0].memory_us)
+    _, multiply = _line(lambda m: both(m)[0].compute_us)
+    if multiply <= per_row:
+        raise UsageError(
+            f"{row.name} is never bound by multiplying here: {layer} moves too many bytes a row."
+        )
+    m = int(read / (multiply - per_row)) + 1
+    return Crossover(row.name, str(row.capability), layer.name, m, gain(max(1, m - 1)), gain(4096))
+
+
+def _line(value: Callable[[int], float | None]) -> tuple[float, float]:
+    """Offset and slope of a value that is linear in M."""
+    one, two = value(1), value(2)
+    assert one is not None and two is not None
+    return one - (two - one), two - one
+
+
+def w4_rows(
+    devices: Sequence[str] = W4_DEVICES,
+    shapes: Sequence[str | Shape] = ("8B.gate_up", "8B.down"),
+    ms: Sequence[int] = (1, 16, 64, 128, 256, 1024, 4096),
+) -> list[dict[str, Any]]:
+    """W4A16 beside W4A8-FP8: bytes, operations, least time and what binds, per device, layer and M.
+
+    gain: W4A16's least time over W4A8's. Every row is labelled as projected.
+    """
+    rows = []
+    for device in devices:
+        for shape in map(shape_of, shapes):
+            for m in ms:
+                wide, narrow = (project(kernel, m, shape.n, shape.k, device) for kernel in W4_KERNELS)
+                assert wide.microseconds and narrow.microseconds
+                rows.append(
+                    {
+                        "device": wide.device,
+                        "capability": wide.capability,
+                        "shape": shape.name,
+                        "m": m,
+                        "operations": wide.operations,
+                        "w4a16_bytes": wide.bytes,
+                        "w4a16_us": wide.microseconds,
+                        "w4a16_limit": wide.limit,
+                        "w4a8_bytes": narrow.bytes,
+                        "w4a8_us": narrow.microseconds,
+                        "w4a8_limit": narrow.limit,
+                        "gain": wide.microseconds / narrow.microseconds,
+                        "label": LABEL,
+                    }
+                )
+    return rows
 
 
 def project_rows(

@@ -11,7 +11,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from kernelpkg.bench.shapes import work
+from kernelpkg.bench.goals import evaluate
+from kernelpkg.bench.peers import COUNTERPARTS
+from kernelpkg.bench.shapes import VARIANTS, work
 from kernelpkg.widgets.svg import Series, chart, number, ticks
 from kernelpkg.widgets.view import (
     COLOURS,
@@ -22,6 +24,7 @@ from kernelpkg.widgets.view import (
     chip,
     esc,
     html_table,
+    symbol,
     text_table,
 )
 
@@ -178,24 +181,19 @@ def _roofs(ceilings: Mapping[str, Any], xs: Sequence[float]) -> list[tuple[str, 
     return roofs
 
 
-# vLLM's kernel beside each of ours, as the peer table names its columns.
-_THEIRS = {
-    "marlin_w8a16": "vllm_marlin_w8a16",
-    "marlin_w4a16": "vllm_marlin_w4a16_g128",
-    "scaled_mm_sm90": "vllm_cutlass",
-}
-
-
 def peers(rows: Rows, table: Mapping[str, Any]) -> View:
     """Our times and vLLM's as parts of the bf16 time of their own run: the only way two runs compare.
 
-    table: `bench.peer_table()`, whose rows have shape, m, n, k and ratio_to_bf16.
+    table: `bench.peer_table()`, whose rows have shape, m, n, k and ratio_to_bf16. Where vLLM's operator was
+    timed beside ours, `speedup(rows, "vllm_marlin_w8a16")` compares directly.
     """
     theirs = {(r["k"], r["n"], r["m"]): r["ratio_to_bf16"] for r in table["rows"]}
     out = []
     for row in rows:
         ours, base = median(row["microseconds"]), median((row.get("peers") or {}).get("bf16"))
-        other = theirs.get((row["k"], row["n"], row["m"]), {}).get(_THEIRS.get(row["kernel"], ""))
+        same_work = row.get("variant") in (None, VARIANTS[row["kernel"]][0])
+        name = COUNTERPARTS.get(row["kernel"], "") if same_work else ""
+        other = theirs.get((row["k"], row["n"], row["m"]), {}).get(name)
         if ours and base and other:
             out.append(
                 {
@@ -220,6 +218,66 @@ def peers(rows: Rows, table: Mapping[str, Any]) -> View:
     caption = f"Time as a part of the bf16 time of the same run; vLLM: {table.get('label', 'NVIDIA H200')}"
     html = f"<details open><summary>{esc(caption)}</summary>{html_table(columns, out)}</details>"
     return View(text_table(columns, out, caption), Markup(html))
+
+
+def goals(rows: Rows, machine: str = "") -> View:
+    """The speed goals of the kernels that the rows have, each with what was reached, where and on what basis.
+
+    machine: the name of the device the rows are of.
+    """
+    judged = evaluate(rows, machine)
+    if not judged:
+        return nothing("No row here is of a kernel that has a goal.")
+    words = {True: "pass", False: "fail", None: "unproved"}
+    shown = {"pass": "met", "fail": "missed", "unproved": "not judged"}
+    columns = [
+        Column("goal", "goal", "wrap"),
+        Column("wanted", "wanted"),
+        Column("reached", "reached"),
+        Column("verdict", "met?"),
+        Column("at", "worst row"),
+        Column("on", "on", "wrap"),
+        Column("basis", "basis", "wrap"),
+    ]
+    text = [row | {"verdict": f"{symbol(words[row['met']])} {shown[words[row['met']]]}"} for row in judged]
+    html = [row | {"verdict": chip(words[row["met"]], shown[words[row["met"]]])} for row in judged]
+    caption = f"Goals: {label_of(rows)}"
+    return View(text_table(columns, text, caption), html_table(columns, html, caption))
+
+
+def w4_arithmetic(rows: Rows) -> View:
+    """W4A16 beside W4A8-FP8 by arithmetic: what moves, what is multiplied, which limit binds each.
+
+    rows: `bench.w4_rows()`.
+    """
+    columns = [
+        Column("device", "device"),
+        Column("shape", "shape"),
+        Column("m", "M", "right"),
+        Column("operations", "GFLOP", "right"),
+        Column("w4a16", "W4A16: MB, µs, limit", "right"),
+        Column("w4a8", "W4A8: MB, µs, limit", "right"),
+        Column("gain", "W4A16 / W4A8", "right"),
+    ]
+
+    def least(row: Mapping[str, Any], which: str) -> str:
+        moved, time = row[f"{which}_bytes"] / 1e6, row[f"{which}_us"]
+        return f"{moved:.1f}, {number(time)}, {row[f'{which}_limit']}"
+
+    lines = [
+        {
+            "device": f"{row['device']} ({row['capability']})",
+            "shape": row["shape"],
+            "m": row["m"],
+            "operations": number(row["operations"] / 1e9),
+            "w4a16": least(row, "w4a16"),
+            "w4a8": least(row, "w4a8"),
+            "gain": f"{row['gain']:.2f}",
+        }
+        for row in rows
+    ]
+    caption = f"Least time of 4-bit weights: {label_of(rows)}"
+    return View(text_table(columns, lines, caption), html_table(columns, lines, caption))
 
 
 def nothing(sentence: str) -> View:

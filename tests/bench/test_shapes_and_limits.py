@@ -131,6 +131,32 @@ def test_a_slow_machine_is_said() -> None:
     assert ceilings.health(fine, {"name": "some unknown card"}) == []
 
 
+@pytest.mark.parametrize(("device", "m"), [("GB10", 136), ("RTX 5090", 32)])
+def test_where_w4a8_can_begin_to_beat_w4a16(device: str, m: int) -> None:
+    found = bench.crossover(device, "8B.gate_up")
+    assert found.m == m and found.gain_at_4096 == pytest.approx(2.0)
+    limits = [bench.project("marlin_w4a16", rows, 28672, 4096, device).limit for rows in (m - 1, m)]
+    assert limits == ["memory", "compute"]
+    assert 1 < found.gain_below < 1.01
+    assert f"from M = {m} on" in found.sentence and "projected (nobody measured)" in found.sentence
+
+
+def test_w4_rows_say_bytes_operations_and_limits() -> None:
+    rows = bench.w4_rows(("GB10",), ("8B.gate_up",), (16, 4096))
+    assert [(row["m"], row["w4a16_limit"], row["w4a8_limit"]) for row in rows] == [
+        (16, "memory", "memory"),
+        (4096, "compute", "compute"),
+    ]
+    assert rows[0]["w4a16_bytes"] - rows[0]["w4a8_bytes"] == 16 * 4096 - 16 * 4
+    assert rows[1]["operations"] == 2 * 4096 * 4096 * 28672 and rows[1]["gain"] == pytest.approx(2.0)
+    assert all(row["label"] == bench.projection.LABEL for row in rows)
+
+
+def test_a_device_without_known_rates_has_no_crossover() -> None:
+    with pytest.raises(UsageError, match=r"tensor rates of .* are not known"):
+        bench.crossover("A100", "8B.gate_up")
+
+
 def test_projection_of_a_device_that_is_not_here() -> None:
     found = bench.project("marlin_w8a16", 16, 28672, 4096, "DGX Spark")
     assert (found.capability, found.limit, found.label) == ("12.1", "memory", "projected (nobody measured)")

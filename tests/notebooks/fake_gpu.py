@@ -27,7 +27,9 @@ def run_check(kernels: Any = None, size: str = "default", device: str = "auto", 
     return report
 
 
-def run_bench(kernels: Any = None, shapes: Any = None, size: str = "default", device: str = "auto") -> Any:
+def run_bench(
+    kernels: Any = None, shapes: Any = None, size: str = "default", device: str = "auto", **_: Any
+) -> Any:
     """Rows in the form of the bench's own."""
     assert device == "cuda:0"
     rows = []

@@ -215,6 +215,31 @@ def test_the_roofline_has_the_given_ceilings_alone() -> None:
     assert [t.mode for t in only.figure.data] == ["markers"]
 
 
+def test_goals_are_shown_with_what_was_reached() -> None:
+    row = {
+        "kernel": "marlin_w8a16",
+        "variant": "channel",
+        "shape": "8B.gate_up",
+        "m": 16,
+        "n": 28672,
+        "k": 4096,
+        "percent_of_read": 81.06,
+        "label": "measured here, this capability",
+    }
+    view = speed_panel.goals([row])
+    assert "✗ missed" in view.text and "81.1 % of the read ceiling" in view.text
+    assert "not judged" in view.text and "measured here" in view.text
+    assert "kp-fail" in str(view.html)
+    assert "nothing to show" in str(speed_panel.goals([]).html)
+
+
+def test_the_arithmetic_of_4_bit_weights_is_labelled() -> None:
+    from kernelpkg import bench
+
+    text = speed_panel.w4_arithmetic(bench.w4_rows(("GB10",), ("8B.gate_up",), (16,))).text
+    assert "GB10 (12.1)" in text and "61.6, 226, memory" in text and "projected (nobody measured)" in text
+
+
 @pytest.mark.parametrize("draw", [speed_panel.latency, lambda r: speed_panel.speedup(r, "bf16")])
 def test_without_rows_nothing_is_drawn_and_that_is_said(draw: Any) -> None:
     view = draw([])
