@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
-from kernelpkg import check
+from kernelpkg import check, ops
 from kernelpkg.arch import Capability
 from kernelpkg.check import runner
+from kernelpkg.check.cases import variants
+from kernelpkg.check.mutations import PROOF_KERNELS
 from kernelpkg.check.operands import make_problem
 from kernelpkg.check.refusals import missed, refusals_for
 from kernelpkg.check.report import CheckReport
@@ -19,7 +22,17 @@ from kernelpkg.gates import gate
 from kernelpkg.ops import KERNELS, Support, kernel
 
 ROW_KEYS = {"kernel", "case", "metric", "value", "bound", "passed", "device", "label"}
-CPU_KERNELS = ("marlin_repack", "marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "scaled_mm_sm90")
+MARLIN_16BIT = (
+    "marlin_w8a16",
+    "marlin_w4a16",
+    "marlin_w4a16_zp",
+    "marlin_w8a16_int8",
+    "marlin_w4a16_nvfp4",
+    "marlin_w4a16_mxfp4",
+)
+MARLIN_FP8 = ("marlin_w4a8_fp8", "marlin_w4a8_fp8_zp", "marlin_w4a8_fp8_mxfp4", "marlin_w8a8_fp8")
+MARLIN = (*MARLIN_16BIT, *MARLIN_FP8)
+CPU_KERNELS = ("marlin_repack", *MARLIN, "scaled_mm_sm90")
 
 
 @pytest.fixture(autouse=True)
@@ -40,29 +53,63 @@ def test_ids_are_the_ones_records_hold():
     marlin = {case.id for case in check.cases_for("marlin_w8a16", "default")}
     assert {
         "m0-n64-k128-bf16-channel",
-        "m33-n64-k1408-fp16-g128-bias",
+        "m66-n97-k333-bf16-channel",
         "m33-n192-k384-bf16-g128-bias-strided",
+        "m33-n193-k333-bf16-g128-bias-strided",
         "m257-n832-k1408-fp16-channel-bias-overflow",
-        "m3-n64-k28672-fp16-g128-bias",
+        "m3-n64-k28672-bf16-block128-bias",
+        "m16-n777-k2049-fp16-channel",
+        "m64-n333-k1111-bf16-mx32",
     } <= marlin, sorted(marlin)
     scaled = {case.id for case in check.cases_for("scaled_mm_sm90", "default")}
     assert {"m1-n16-k16-fp16-tensor-tensor-bias", "m33-n208-k272-bf16-token-channel-bias-graph"} <= scaled, (
         sorted(scaled)
     )
-    assert check.cases_for("marlin_repack", "tiny")[0].id == "n64-k128-16bit-repack"
+    assert check.cases_for("marlin_repack", "tiny")[0].id == "n64-k128-repack"
+
+
+@pytest.mark.parametrize("name", MARLIN)
+def test_every_format_grouping_and_dtype_meets_an_odd_n_and_k(name):
+    form = ops.FORMATS[kernel(name).weight_format]
+    cases = check.cases_for(name, "default")
+    odd = {(c.dtype, c.group_size) for c in cases if c.n % 2 and c.k % 2}
+    names = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+    assert odd == {(names[dtype], group) for dtype in form.dtypes for group in form.groups}
+    every = set(variants(form.name))
+    assert {(c.dtype, c.group_size, c.scales) for c in cases if c.n % 2 and c.k % 2} == every
+    # Both dtypes on tiles of each height, those above 64 rows too.
+    tiny = check.cases_for(name, "tiny")
+    for dtype in form.dtypes:
+        assert {min(4, -(-c.m // 16)) for c in tiny if c.dtype == names[dtype]} >= {1, 2, 3, 4}
+        assert any(c.m > 64 for c in tiny if c.dtype == names[dtype])
+
+
+@pytest.mark.parametrize("name", MARLIN)
+def test_full_is_the_grid(name):
+    """Every format x group x dtype x {M} x {aligned, odd N, long K}."""
+    cases = check.cases_for(name, "full")
+    for dtype, group, scales in variants(kernel(name).weight_format):
+        shapes = {
+            (c.m, c.n, c.k) for c in cases if (c.dtype, c.group_size, c.scales) == (dtype, group, scales)
+        }
+        for m in (1, 3, 16, 17, 64, 257, 1000):
+            assert any(s[0] == m and s[1] % 64 == 0 and s[2] % 128 == 0 for s in shapes)
+            assert any(s[0] == m and s[1] % 2 for s in shapes)
+            assert any(s[0] == m and s[2] == 28672 for s in shapes)
 
 
 def test_awkward_shapes_are_there():
-    for name in ("marlin_w4a16", "scaled_mm_sm120"):
+    for name in (*MARLIN, "scaled_mm_sm120"):
         cases = check.cases_for(name, "default")
         assert any(case.m == 0 for case in cases) and any(case.m == 1 for case in cases)
         assert any(case.k == 28672 for case in cases) and any(case.n == 28672 for case in cases)
         assert any(case.m % 2 and case.m > 256 for case in cases) and any(case.n % 128 for case in cases)
-        assert {case.kind for case in cases} == {"plain", "strided", "nan", "overflow", "graph", "streams"}
-        assert {case.dtype for case in cases} == {"bf16", "fp16"} and {case.bias for case in cases} == {
-            True,
-            False,
-        }
+        kinds = {"plain", "strided", "nan", "overflow", "graph", "streams"}
+        dtypes = {"bf16", "fp16"}
+        if kernel(name).weight_format == "mxfp4":  # bfloat16 alone
+            kinds, dtypes = kinds - {"overflow"}, {"bf16"}
+        assert {case.kind for case in cases} == kinds and {case.dtype for case in cases} == dtypes
+        assert {case.bias for case in cases} == {True, False}
 
 
 def test_tiny_on_the_cpu_holds_within_ten_seconds_on_two_cores():
@@ -75,13 +122,13 @@ def test_tiny_on_the_cpu_holds_within_ten_seconds_on_two_cores():
     assert all(set(row) == ROW_KEYS for row in report.rows)
     assert {row["label"] for row in report.rows} == {"measured here, CPU reference"}
     names = {row["kernel"] for row in report.rows}
-    assert names == {"marlin_repack", "marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "cutlass_scaled_mm"}
+    assert names == {"marlin_repack", *MARLIN, "cutlass_scaled_mm"}
     cases = {(row["kernel"], row["case"]) for row in report.rows}
     assert report.ran == len(cases)
-    assert (
-        report.summary.startswith(f"ran {report.ran}, gated out ")
-        and "capability 9.0 alone" in report.summary
-    )
+    said = f"ran {report.ran}, {report.fp8_ran} of them FP8, gated out "
+    assert report.summary.startswith(said) and "capability 9.0 alone" in report.summary
+    fp8 = {case for case in cases if case[0] in (*MARLIN_FP8, "cutlass_scaled_mm")}
+    assert report.fp8_ran == len({case for case in fp8 if not case[1].startswith("refuses-")}) > 100
     assert {"relative_error", "worst_element", "refusals_missed", "differences"} == {
         r["metric"] for r in report.rows
     }
@@ -123,10 +170,11 @@ def test_every_fault_is_caught(monkeypatch, held_to):
     proofs = check.prove()
     assert [proof for proof in proofs if not proof.caught] == []
     assert "none" not in {proof.mutation for proof in proofs}
-    for name in ("marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "scaled_mm_sm90"):
+    for name in PROOF_KERNELS:
         done = {proof.mutation for proof in proofs if proof.kernel == name}
         assert {"swap-two-scales", "scale-2-percent", "drop-bias", "zero-tile", "unwritten-row"} <= done
-    assert {"shift-groups", "swap-two-tokens"} <= {proof.mutation for proof in proofs}
+    done = {proof.mutation for proof in proofs}
+    assert done == {mutation.name for mutation in check.MUTATIONS}
 
 
 @pytest.mark.parametrize("name", CPU_KERNELS)
@@ -193,36 +241,56 @@ def test_what_went_wrong_decides_the_exit_code(changes, error, says):
         report(**changes).raise_for_status()
 
 
+def test_an_eligible_gpu_on_which_no_fp8_case_ran_fails(monkeypatch):
+    """A whole run, on a GPU that is not here: its gates admit FP8, its library holds the 16-bit kernels."""
+    have = Capability.parse("12.1")
+
+    def supports(op: str, device: object) -> Support:
+        answer = gate(kernel(op).gate).ask(have)
+        return Support(op, op, have, bool(answer), not kernel(op).fp8_mma, answer.reason)
+
+    monkeypatch.setattr(runner, "supports", supports)
+    monkeypatch.setattr(runner, "device_capability", lambda index: have)
+    monkeypatch.setattr(runner, "_device", lambda device: torch.device("cuda:0"))
+    monkeypatch.setattr(runner, "_machine", lambda device: {})
+    monkeypatch.setattr(runner, "_gated", lambda case, device: None)
+    monkeypatch.setattr(runner, "_refusals", lambda entry, device, refused_by_gate: ())
+    monkeypatch.setattr(runner, "run_case", lambda *arguments: check.Errors(0.0, 0.0))
+    made = check.run(["marlin_w4a16", "marlin_w4a8_fp8"], size="tiny")
+    assert made.passed and made.fp8_eligible and made.fp8_ran == 0
+    assert made.summary.startswith(f"ran {made.ran}, 0 of them FP8, gated out ")
+    with pytest.raises(NothingRan, match="eligible for FP8 and no FP8 case ran"):
+        made.raise_for_status()
+    monkeypatch.setattr(runner, "supports", lambda op, device: replace(supports(op, device), built=True))
+    made = check.run(["marlin_w4a16", "marlin_w4a8_fp8"], size="tiny")
+    made.raise_for_status()
+    assert made.fp8_ran == len(check.cases_for("marlin_w4a8_fp8", "tiny"))
+
+
 def test_an_ineligible_gpu_on_which_the_rest_ran_is_fine():
     fine = report(ran=5, rows=[ROW | {"passed": True}], gated_out={"gate marlin_fp8 needs ...": 3})
     fine.raise_for_status()
-    assert fine.summary == "ran 5, gated out 3 (3 x gate marlin_fp8 needs ...)"
+    assert fine.summary == "ran 5, 0 of them FP8, gated out 3 (3 x gate marlin_fp8 needs ...)"
 
 
 @pytest.mark.parametrize(
     ("capability", "built", "runs", "eligible"),
     [
-        ("8.0", True, {"marlin_repack", "marlin_w8a16", "marlin_w4a16"}, False),
+        ("8.0", True, {"marlin_repack", *MARLIN_16BIT}, False),
         (
             "9.0",
             True,
             {
                 "marlin_repack",
-                "marlin_w8a16",
-                "marlin_w4a16",
+                *MARLIN_16BIT,
                 "scaled_mm_sm90",
-                "marlin_w4a8_fp8_emulated",
+                *(f"{name}_emulated" for name in MARLIN_FP8),
                 "scaled_mm_sm89_standin",
                 "scaled_mm_sm120_standin",
             },
             True,
         ),
-        (
-            "12.1",
-            True,
-            {"marlin_repack", "marlin_w8a16", "marlin_w4a16", "marlin_w4a8_fp8", "scaled_mm_sm120"},
-            True,
-        ),
+        ("12.1", True, {"marlin_repack", *MARLIN, "scaled_mm_sm120"}, True),
         ("12.1", False, set(), True),
         ("13.0", True, set(), False),
     ],
