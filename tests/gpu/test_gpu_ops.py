@@ -1,13 +1,15 @@
-"""The operators on a GPU: opcheck, compile, graphs, streams, devices, gates, repacked bits. About 2 min."""
+"""The operators on a GPU: opcheck, compile, graphs, streams, devices, gates, repacked bits. About 3 min."""
 
 from __future__ import annotations
 
 import gc
+import random
+import time
 
 import pytest
 import torch
 
-from kernelpkg import ops
+from kernelpkg import check, ops
 from kernelpkg.gates import GateRefusal, gate
 from kernelpkg.ops import functional, reference
 
@@ -29,11 +31,33 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).cuda()
 
 
-def packed(format: str = "u4b8", group_size: int = 128, activation_class: str = "16bit"):
-    quantize = ops.quantize_u4b8 if format == "u4b8" else ops.quantize_fp8_per_group
-    q, scales = quantize(randn(K, N, seed=7), group_size)
-    weight = ops.pack_marlin_weight(q, scales, format, group_size, activation_class)
-    return weight, reference.dequantize(q, scales, format, group_size)
+def packed(form: str = "u4b8", group_size: int | None = None, k: int = K, n: int = N):
+    """(packed weight, float64 weight it stands for); bfloat16."""
+    w = randn(k, n, seed=7)
+    group = group_size or ops.FORMATS[form].group
+    meant: dict = {}
+    if form == "u4":
+        q, scales, meant["zeros"] = ops.quantize_u4(w, group)
+    elif form == "nvfp4":
+        q, scales, meant["global_scale"] = ops.quantize_nvfp4(w)
+    elif form == "mxfp4":
+        q, scales = ops.quantize_mxfp4(w)
+    else:
+        quantize = {
+            "u4b8": ops.quantize_u4b8,
+            "u8b128": ops.quantize_u8b128,
+            "e4m3": ops.quantize_fp8_per_group,
+        }
+        q, scales = quantize[form](w, group)
+    weight = ops.pack_marlin_weight(q, scales, form, group, size_k=k, **meant)
+    return weight, reference.dequantize(q, scales, form, group, size_k=k, **meant)
+
+
+def arguments_of(weight: ops.PackedWeight, a, a_scales=None, bias=None) -> tuple:
+    """The operator's arguments."""
+    tensors = (a, weight.data, weight.scales, weight.zeros, a_scales, bias)
+    numbers = (weight.format_code, weight.size_n, weight.size_k, weight.group_size, weight.global_scale)
+    return *tensors, *numbers
 
 
 def scaled_mm_arguments(m: int = 17):
@@ -50,11 +74,14 @@ def serves_scaled_mm(capability) -> bool:
     return bool(ops.supports("cutlass_scaled_mm", "cuda:0"))
 
 
-@pytest.mark.parametrize("format", ["u4b8", "e4m3"])
-@pytest.mark.parametrize("group_size", [-1, 128])
-def test_marlin_gemm_agrees_with_the_cpu_reference(format, group_size):
-    weight, dequantised = packed(format, group_size)
-    x = randn(33, K).to(torch.bfloat16)
+FORMATS_AND_GROUPS = [(entry.name, group) for entry in ops.FORMATS.values() for group in entry.groups]
+
+
+@pytest.mark.parametrize(("k", "n"), [(K, N), (K - 3, N - 1)])
+@pytest.mark.parametrize(("form", "group_size"), FORMATS_AND_GROUPS)
+def test_marlin_gemm_agrees_with_the_cpu_reference(form, group_size, k, n):
+    weight, dequantised = packed(form, group_size, k, n)
+    x = randn(33, k).to(torch.bfloat16)
     out = ops.marlin_gemm(x, weight)
     assert out.is_cuda and out.is_contiguous() and out.untyped_storage().nbytes() == out.nbytes
     assert relative_error(out, reference.marlin_gemm_reference(x, dequantised)) < 2.3e-3
@@ -64,27 +91,55 @@ def test_marlin_gemm_agrees_with_the_cpu_reference(format, group_size):
     assert torch.allclose(out.cpu().float(), on_cpu.float(), rtol=2**-7, atol=1e-2)
 
 
-@pytest.mark.parametrize("fp8", [False, True])
-@pytest.mark.parametrize("format_code", [0, 1])
-@pytest.mark.parametrize(("k", "n"), [(128, 64), (384, 192), (1408, 832), (256, 2368)])
-def test_repack_on_the_gpu_and_on_the_cpu_agree_bit_for_bit(format_code, fp8, k, n):
-    if format_code == 1 and fp8:
-        pytest.skip("e4m3 weights are not packed for FP8 activations")
+@pytest.mark.parametrize("entry", ops.FORMATS.values(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize(("k", "n"), [(128, 64), (384, 192), (1408, 832), (256, 2368), (1, 1), (333, 97)])
+def test_repack_on_the_gpu_and_on_the_cpu_agree_bit_for_bit(entry, k, n):
     generator = torch.Generator().manual_seed(k)
-    if format_code == 0:
-        weight = torch.randint(-(2**31), 2**31, (k // 8, n), generator=generator).to(torch.int32)
+    if entry.bits == 4:
+        weight = torch.randint(-(2**31), 2**31, (-(-k // 8), n), generator=generator).to(torch.int32)
     else:
         weight = torch.randint(0, 256, (k, n), generator=generator).to(torch.uint8)
     repack = torch.ops.kernelpkg.marlin_repack
-    assert torch.equal(
-        repack(weight.cuda(), format_code, k, n, fp8).cpu(), repack(weight, format_code, k, n, fp8)
-    )
+    assert torch.equal(repack(weight.cuda(), entry.code, k, n).cpu(), repack(weight, entry.code, k, n))
 
 
-def test_fp8_activations_follow_the_gate(capability):
-    weight, dequantised = packed("u4b8", 128, "fp8")
+@pytest.mark.parametrize("k", [K, 1001])
+def test_rows_that_start_anywhere_are_copied_and_agree(k):
+    weight, _ = packed("u4", 64, k=k)
+    wide = randn(40, 2 * k + 5).to(torch.bfloat16)
+    for start in (0, 1, 8, 13):
+        view = wide[2:35, start : start + k]
+        aligned = torch.zeros(33, -(-k // 8) * 8, dtype=torch.bfloat16, device="cuda")
+        aligned[:, :k] = view
+        expected = ops.marlin_gemm(view.contiguous(), weight)
+        assert torch.equal(ops.marlin_gemm(view, weight), expected)
+        # Columns beside the weight's K are no part of the product, whatever they hold.
+        aligned[:, k:] = torch.nan
+        assert torch.equal(ops.marlin_gemm(aligned[:, :k], weight), expected)
+    x, scales = ops.quantize_fp8_per_token(wide[:, :k])
+    if ops.supports("marlin_w4a8_fp8_zp", "cuda:0") or ops.supports("marlin_w4a8_fp8_zp_emulated", "cuda:0"):
+        padded = torch.zeros(40, k + 1, device="cuda").to(torch.float8_e4m3fn)
+        padded[:, 1:] = x
+        expected = ops.marlin_gemm(x, weight, scales, allow_emulation=True)
+        assert torch.equal(ops.marlin_gemm(padded[:, 1:], weight, scales, allow_emulation=True), expected)
+
+
+@pytest.mark.parametrize("m", [0, 1, 65, 4097, 65536])
+def test_any_number_of_rows(m):
+    weight, dequantised = packed("u4b8", 128, k=131, n=67)
+    x = randn(m, 131).to(torch.bfloat16)
+    out = ops.marlin_gemm(x, weight)
+    assert out.shape == (m, 67)
+    if m:
+        # Above 64 rows weights may be rounded to 16 bits (kernelpkg.check.metrics).
+        assert relative_error(out, reference.marlin_gemm_reference(x, dequantised)) < 3.3e-3
+
+
+@pytest.mark.parametrize("form", [entry.name for entry in ops.FORMATS.values() if entry.fp8])
+def test_fp8_activations_follow_the_gate(capability, form):
+    weight, dequantised = packed(form)
     x, scales = ops.quantize_fp8_per_token(randn(9, K))
-    arguments = (x, weight.data, weight.scales, scales, None, 0, N, K, 128)
+    arguments = arguments_of(weight, x, scales)
     ref = reference.marlin_gemm_reference(x, dequantised, scales)
     if gate("marlin_fp8").ask(capability):
         assert relative_error(ops.marlin_gemm(x, weight, scales), ref) < 2.5e-3
@@ -123,10 +178,10 @@ def test_evidence_is_refused_outside_hopper(capability):
 
 
 def test_opcheck(capability):
-    weight, _ = packed()
     x = randn(5, K).to(torch.bfloat16)
-    gemm = (x, weight.data, weight.scales, None, None, 0, N, K, 128)
-    cases = {"marlin_gemm": gemm, "marlin_repack": (ops.quantize_u4b8(randn(K, N))[0], 0, K, N, False)}
+    cases = {"marlin_repack": (ops.quantize_u4b8(randn(K, N))[0], 0, K, N)}
+    for entry in ops.FORMATS.values():
+        cases[f"marlin_gemm {entry.name}"] = arguments_of(packed(entry.name)[0], x)
     if serves_scaled_mm(capability):
         cases["cutlass_scaled_mm"] = (*scaled_mm_arguments(), None, torch.bfloat16)
     # test_schema compares inputs with allclose, which torch lacks for float8.
@@ -134,7 +189,7 @@ def test_opcheck(capability):
     for name, arguments in cases.items():
         chosen = utils if name == "cutlass_scaled_mm" else ("test_schema", *utils)
         results = torch.library.opcheck(
-            getattr(torch.ops.kernelpkg, name).default, arguments, test_utils=chosen
+            getattr(torch.ops.kernelpkg, name.split()[0]).default, arguments, test_utils=chosen
         )
         assert set(results.values()) == {"SUCCESS"}, (name, results)
 
@@ -239,7 +294,47 @@ def test_a_refused_call_leaves_the_device_usable():
     weight, _ = packed()
     x = randn(4, K).to(torch.bfloat16)
     expected = ops.marlin_gemm(x, weight)
-    with pytest.raises(ValueError, match="aligned"):
-        ops.marlin_gemm(randn(5, K).to(torch.bfloat16).flatten()[1 : 1 + 4 * K].view(4, K), weight)
+    with pytest.raises(ValueError, match="last stride must be 1"):
+        ops.marlin_gemm(x.t().contiguous().t(), weight)
     assert torch.equal(ops.marlin_gemm(x, weight), expected)
     torch.cuda.synchronize()
+
+
+def test_mixed_calls_on_four_streams_for_a_while():
+    """Every format that runs here, many shapes, aligned and not, in an order that differs from stream to
+    stream; each weight is used from all four at once, and nothing is waited for in between."""
+    generator = random.Random(3)
+    calls = []
+    for entry in check.checkable_kernels():
+        if entry.family != "marlin" or not ops.supports(entry.name, "cuda:0"):
+            continue
+        for case in check.cases_for(entry.name, "tiny"):
+            if case.kind in ("plain", "strided") and case.m:
+                calls.append(check.make_problem(entry, case, "cuda:0"))
+        for m in (1, 16, 64, 300):
+            case = check.Case("marlin", m, 1024, 4096, group_size=ops.FORMATS[entry.weight_format].group)
+            calls.append(check.make_problem(entry, case, "cuda:0"))
+    assert calls
+    # One stream alone gives what every stream must give, bit for bit.
+    expected = [problem.run() for problem in calls]
+    for problem, out in zip(calls, expected, strict=True):
+        bounds = check.bounds_for(problem.kernel, problem.case, torch.device("cuda:0"))
+        errors = check.compare(out, problem.ref, problem.spread, bounds, problem.dtype)
+        assert errors.worst_element <= 1, (problem.kernel.name, problem.case.id)
+    streams = [torch.cuda.Stream() for _ in range(4)]
+    torch.cuda.synchronize()
+    counts = [torch.zeros((), dtype=torch.int64, device="cuda") for _ in streams]
+    torch.cuda.synchronize()
+    started = time.monotonic()
+    rounds = 0
+    while rounds < 3 or (time.monotonic() - started < 10 and rounds < 100):
+        orders = [generator.sample(range(len(calls)), len(calls)) for _ in streams]
+        for step in range(len(calls)):
+            for stream, order, count in zip(streams, orders, counts, strict=True):
+                with torch.cuda.stream(stream):
+                    out, want = calls[order[step]].run(), expected[order[step]]
+                    count += (out.view(torch.int16) != want.view(torch.int16)).sum()
+        rounds += 1
+    torch.cuda.synchronize()
+    print(f"{rounds * len(calls) * len(streams)} calls of {len(calls)} kinds on {len(streams)} streams")
+    assert sum(int(count) for count in counts) == 0
