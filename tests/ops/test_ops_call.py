@@ -156,6 +156,22 @@ def test_every_operator_runs_and_passes_opcheck(call_arguments, name):
     assert set(results.values()) == {"SUCCESS"}, results
 
 
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("form", ops.FORMATS)
+def test_every_format_passes_opcheck(packed, form, fp8):
+    if fp8 and not ops.FORMATS[form].fp8:
+        pytest.skip(f"{form} weights do not go with FP8 activations")
+    weight, _ = packed(form, k=203, n=67)
+    x, a_scales = randn(3, 203).to(torch.bfloat16), None
+    utils = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+    if fp8:
+        x, a_scales = ops.quantize_fp8_per_token(x)
+        utils.remove("test_schema")
+    arguments = arguments_of(weight, x, a_scales)
+    results = torch.library.opcheck(overload("kernelpkg::marlin_gemm"), arguments, test_utils=utils)
+    assert set(results.values()) == {"SUCCESS"}, results
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_no_operator_changes_or_returns_its_inputs(call_arguments, name):
     arguments = call_arguments[name]
