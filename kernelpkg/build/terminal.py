@@ -11,11 +11,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kernelpkg.build.events import END_KINDS, BuildEvent
 
 
+def duration(seconds: float, tenths: bool = True) -> str:
+    """Seconds as a person says them: 0.4 s, 12 s, 3 min, 1 h 05 min. tenths: of seconds, under ten."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if tenths and seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
 def left_in_words(seconds: float | None) -> str:
-    """', about 3 min left', or nothing where it is unknown or over."""
-    if not seconds:
-        return ""
-    return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
+    """'about 3 min left', or nothing where it is unknown or over."""
+    return f"about {duration(seconds, tenths=False)} left" if seconds else ""
 
 
 def file_line(event: BuildEvent) -> str:

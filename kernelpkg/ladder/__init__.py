@@ -5,7 +5,7 @@ Importing it imports no torch; `explain(..., live=True)` does.
 
 from kernelpkg.ladder.answers import KERNELS, brief, explain
 from kernelpkg.ladder.requirement import Requirement, parse_requirement, require
-from kernelpkg.ladder.rung import RUNGS, STATUSES, Label, Rung, by_kernel
+from kernelpkg.ladder.rung import RUNGS, STATUSES, Label, Rung, by_kernel, elsewhere, word
 from kernelpkg.ladder.thresholds import Floor, Held, floors, hold
 
 __all__ = [
@@ -19,9 +19,11 @@ __all__ = [
     "Rung",
     "brief",
     "by_kernel",
+    "elsewhere",
     "explain",
     "floors",
     "hold",
     "parse_requirement",
     "require",
+    "word",
 ]

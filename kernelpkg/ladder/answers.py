@@ -12,7 +12,7 @@ from kernelpkg.bench import hashes
 from kernelpkg.bench.records import Record, load_records
 from kernelpkg.bench.shapes import GATE_OF, STANDS_FOR
 from kernelpkg.ladder import measured, static
-from kernelpkg.ladder.rung import RUNGS, THIS, Label, Rung, by_kernel
+from kernelpkg.ladder.rung import RUNGS, THIS, Label, Rung, by_kernel, elsewhere, word
 
 # The kernels a user may call; evidence kernels and the repacking are answered for when they are named.
 KERNELS = tuple(kernel for kernel in GATE_OF if kernel not in STANDS_FOR and kernel != "marlin_repack")
@@ -165,7 +165,7 @@ def _marks(answers: Mapping[str, Rung]) -> str:
     """The five statuses in columns; behind a refused gate there is nothing to say."""
     first = answers.get("admitted")
     if first is not None and first.status == "fail":
-        return "refused"
+        return _mark(first)
     return "  ".join(f"{_mark(answers.get(name)):8}" for name in RUNGS).rstrip()
 
 
@@ -173,8 +173,7 @@ def _mark(rung: Rung | None) -> str:
     """A status; in place of a pass that another device's run gave, what that run is."""
     if rung is None:
         return "-"
-    passed_elsewhere = rung.status == "pass" and rung.label.on_what != THIS
-    return rung.label.on_what.partition(" ")[0] if passed_elsewhere else rung.status
+    return elsewhere(rung.status, rung.label) or word(rung.rung, rung.status)
 
 
 def _shortened(line: str, limit: int = 240) -> str:

@@ -75,6 +75,17 @@ class Rung:
         }
 
 
+def word(rung: str, status: str) -> str:
+    """A status as people read it: a gate that does not admit a device has refused it."""
+    return "refused" if (rung, status) == ("admitted", "fail") else status
+
+
+def elsewhere(status: str, label: Label | str) -> str | None:
+    """'stand-in' or 'sibling' where a rung passed on another device's run, which no table may hide."""
+    on_what = str(label).rpartition(", ")[2]
+    return on_what.partition(" ")[0] if status == "pass" and on_what != THIS else None
+
+
 def by_kernel(rungs: Iterable[Rung]) -> dict[str, dict[str, Rung]]:
     """kernel -> rung name -> rung, in the order given."""
     found: dict[str, dict[str, Rung]] = {}

@@ -12,9 +12,9 @@ from typing import Any
 import nbformat
 from nbconvert import HTMLExporter
 
+from kernelpkg.build.terminal import duration
 from kernelpkg.validate.report import ValidateReport
 from kernelpkg.widgets import ladder_view
-from kernelpkg.widgets.build_panel import duration
 from kernelpkg.widgets.view import PLOTLY_MIME, STYLE, WIDGET_MIME, chip, esc, symbol
 
 _ASSETS = Path(__file__).parent / "assets"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from kernelpkg.build.terminal import file_line, left_in_words
+from kernelpkg.build.terminal import duration, file_line, left_in_words
 from kernelpkg.widgets.view import Column, Markup, View, chip, esc, html_table, text_table
 
 _POLL_SECONDS = 0.2
@@ -205,14 +205,3 @@ class BuildPanel:
 def start(handle: Handle) -> BuildPanel:
     """The panel of a build that was just started with `kernelpkg.build.start_build`."""
     return BuildPanel(handle)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 0.4 s, 12 s, 3 min, 1 h 05 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kernelpkg import ladder
 from kernelpkg.widgets.view import Column, View, chip, html_table, symbol, text_table
-
-RUNGS = ("admitted", "built", "loads", "correct", "fast")
 
 
 def rung_row(rung: Any) -> dict[str, Any]:
@@ -31,30 +30,23 @@ def grid(rungs: Sequence[Any], caption: str = "") -> View:
     """One line per kernel, one column per rung; behind a refusing gate nothing is claimed."""
     rows = [rung_row(r) for r in rungs]
     kernels = list(dict.fromkeys(r["kernel"] for r in rows))
-    names = [n for n in RUNGS if any(r["rung"] == n for r in rows)]
+    names = [n for n in ladder.RUNGS if any(r["rung"] == n for r in rows)]
     at = {(r["kernel"], r["rung"]): r["status"] for r in rows}
-    elsewhere = {(r["kernel"], r["rung"]): kind for r in rows if (kind := shown_elsewhere(r))}
+    passed_on = {(r["kernel"], r["rung"]): ladder.elsewhere(r["status"], r["label"]) for r in rows}
 
     def word(kernel: str, name: str) -> str:
-        if at.get((kernel, "admitted")) == "fail":
-            return "refused" if name == "admitted" else "no claim"
-        return at.get((kernel, name), "unproved")
+        if at.get((kernel, "admitted")) == "fail" and name != "admitted":
+            return "no claim"
+        return ladder.word(name, at.get((kernel, name), "unproved"))
 
     def shown(kernel: str, name: str) -> str:
-        kind = elsewhere.get((kernel, name))
+        kind = passed_on.get((kernel, name))
         return f"{word(kernel, name)} ({kind})" if kind else word(kernel, name)
 
     columns = [Column("kernel", "kernel")] + [Column(n, n, "centre") for n in names]
     html_rows = [{"kernel": k} | {n: chip(word(k, n), shown(k, n)) for n in names} for k in kernels]
     text_rows = [{"kernel": k} | {n: f"{symbol(word(k, n))} {shown(k, n)}" for n in names} for k in kernels]
     return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
-
-
-def shown_elsewhere(row: Mapping[str, Any]) -> str | None:
-    """'stand-in' or 'sibling' where a rung passed on another device's run; no cell may hide that."""
-    if row["status"] != "pass":
-        return None
-    return next((kind for kind in ("stand-in", "sibling") if kind in str(row["label"])), None)
 
 
 def reasons(rungs: Sequence[Any], caption: str = "", rung: str | None = None) -> View:
@@ -67,6 +59,7 @@ def reasons(rungs: Sequence[Any], caption: str = "", rung: str | None = None) ->
         Column("label", "label", "wrap"),
         Column("reason", "reason", "wrap"),
     ]
-    text_rows = [row | {"verdict": f"{symbol(row['status'])} {row['status']}"} for row in rows]
-    html_rows = [row | {"verdict": chip(row["status"])} for row in rows]
+    words = [ladder.word(row["rung"], row["status"]) for row in rows]
+    text_rows = [row | {"verdict": f"{symbol(said)} {said}"} for row, said in zip(rows, words, strict=True)]
+    html_rows = [row | {"verdict": chip(said)} for row, said in zip(rows, words, strict=True)]
     return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))

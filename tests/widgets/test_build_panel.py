@@ -14,6 +14,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 from kernelpkg.build.events import BuildCancelled, BuildError, BuildEvent
+from kernelpkg.build.terminal import duration
 from kernelpkg.widgets import build_panel
 from kernelpkg.widgets.view import WIDGET_MIME
 
@@ -108,7 +109,7 @@ def test_nothing_to_compile_is_a_full_bar() -> None:
     ("seconds", "text"), [(0.4, "0.4 s"), (42, "42 s"), (200, "3 min"), (7500, "2 h 05 min")]
 )
 def test_durations_read_as_a_person_says_them(seconds: float, text: str) -> None:
-    assert build_panel.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_a_cell_that_awaits_sees_the_same() -> None:
