@@ -8,7 +8,7 @@ torch start without it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ import typer
 from rich.table import Table
 
 from kernelpkg import __version__
+from kernelpkg.bench.shapes import GATE_OF, VARIANTS
 from kernelpkg.errors import CheckFailed, KernelpkgError, UsageError
 from kernelpkg.printing import (
     bench_line,
@@ -32,6 +33,7 @@ from kernelpkg.printing import (
 
 app = typer.Typer(
     name="kernelpkg",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Does this FP8 kernel really work on this GPU, how do you know, and how fast is it?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -42,6 +44,17 @@ CapabilityOption = Annotated[
     str | None,
     typer.Option("--capability", "-c", help="Ask about this device instead: 12.1, sm_121, GB10, ..."),
 ]
+
+
+def kernels_option(names: Iterable[str]) -> Any:
+    """The --kernel option of a verb that knows these kernels."""
+    return typer.Option(help=f"Only these kernels, comma-separated, out of: {', '.join(names)}.")
+
+
+# All that can be asked about, and those that are timed.
+Kernels = Annotated[str | None, kernels_option(GATE_OF)]
+TimedKernels = Annotated[str | None, kernels_option(VARIANTS)]
+NOTEBOOKS = ("01_capability", "02_build", "03_correctness", "04_speed")
 
 
 def capability_of(option: str | None):
@@ -173,6 +186,12 @@ def inspect(
     """What machine code a binary holds: function by function, target by target, with a verdict."""
     from kernelpkg import binaries
 
+    if matrix and (file is not None or target is not None):
+        given = f"--target {target}" if file is None else str(file)
+        raise UsageError(
+            f"--matrix compiles probes of its own and reads no file; {given} does not go with it. Leave out "
+            "one of the two."
+        )
     if matrix:
         with err.status("compiling probes for every target of the toolkit"):
             rows = [plain(row) for row in binaries.instruction_matrix()]
@@ -207,7 +226,7 @@ def built_library() -> Path:
 @app.command()
 def explain(
     capability: CapabilityOption = None,
-    kernel: Annotated[str | None, typer.Option(help="Only these kernels, comma-separated.")] = None,
+    kernel: Kernels = None,
     brief: Annotated[bool, typer.Option("--brief", help="A block to paste into a bug report.")] = False,
     require: Annotated[
         list[str] | None,
@@ -226,6 +245,8 @@ def explain(
         out.print(ladder.brief(rungs), markup=False, highlight=False, soft_wrap=True)
     else:
         rows = [plain(rung) | {"label": str(rung.label)} for rung in rungs]
+        if not as_json:
+            rows = [row | {"status": ladder.word(row["rung"], row["status"])} for row in rows]
         show(rows, as_json, ("kernel", "rung", "status", "label", "reason"))
     for wish in require or ():
         ladder.require(wish, kernels=split(kernel))
@@ -235,7 +256,7 @@ def explain(
 
 @app.command()
 def check(
-    kernel: Annotated[str | None, typer.Option(help="Only these kernels, comma-separated.")] = None,
+    kernel: Kernels = None,
     size: Annotated[str, typer.Option(help="tiny, default or full.")] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the random operands.")] = 0,
@@ -243,6 +264,9 @@ def check(
     sanitizer: Annotated[
         str | None, typer.Option(help="Run the cases under compute-sanitizer: memcheck,racecheck.")
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print failures and the summary alone.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Correctness: the kernels on a GPU, the CPU references on a CPU, against float64."""
@@ -259,6 +283,8 @@ def check(
         return
 
     def line(row: dict[str, Any]) -> None:
+        if quiet and row["passed"]:
+            return
         mark = "[green]ok  [/]" if row["passed"] else "[red]FAIL[/]"
         err.print(
             f"{mark} {row['kernel']} {row['case']}: {row['metric']} {row['value']:.2e}, "
@@ -280,7 +306,7 @@ def check(
 
 @app.command()
 def bench(
-    kernel: Annotated[str | None, typer.Option(help="Only these kernels, comma-separated.")] = None,
+    kernel: TimedKernels = None,
     shape: Annotated[
         str | None, typer.Option(help="Only these layers, comma-separated: 8B.gate_up, or KxN as 4096x28672.")
     ] = None,
@@ -337,7 +363,10 @@ def validate(
         list[str] | None,
         typer.Option("-p", "--parameter", help="NAME VALUE, or NAME=VALUE: given to every notebook."),
     ] = None,
-    notebook: Annotated[list[str] | None, typer.Option(help="Only these notebooks.")] = None,
+    notebook: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Only this notebook, or its number; repeatable. Out of: {', '.join(NOTEBOOKS)}."),
+    ] = None,
     size: Annotated[str, typer.Option(help="tiny, default or full.")] = "default",
     as_json: Json = False,
 ) -> None:

@@ -135,7 +135,7 @@ def cell(value: Any) -> str:
             return escape(", ".join(map(str, value)))
         case "pass" | "native":
             return f"[green]{value}[/]"
-        case "fail" | "dead":
+        case "fail" | "dead" | "refused":
             return f"[red]{value}[/]"
         case _:
             return escape(str(value))

@@ -14,6 +14,9 @@ class ArchError(UsageError):
 
 _DOTTED = re.compile(r"(\d{1,2})\.(\d)[af]?")
 _NUMBER = re.compile(r"(?:sm_|compute_)?(\d{2,3})[af]?")
+# All capabilities that were ever given two digits. A number that is none of them is a slip, not an unknown
+# minor: the families that still grow have three.
+_TWO_DIGITS = (50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 88, 89, 90)
 # How an assumed device is called of which only the capability is known; read back as that capability.
 UNNAMED = "device of capability "
 _EXAMPLES = "write it as 12.1, 121, sm_121, (12, 1) or a device name such as GB10 or H200"
@@ -81,6 +84,12 @@ class Capability:
         # 12 would read as 1.2, and whoever writes it means the family.
         if not 50 <= number <= 999:
             raise ArchError(f"{number} is not a capability number such as 90 or 121; {_EXAMPLES}")
+        if number < 100 and number not in _TWO_DIGITS:
+            near = [f"{one // 10}.{one % 10}" for one in _TWO_DIGITS if one // 10 == number // 10]
+            raise ArchError(
+                f"{number} would be capability {number // 10}.{number % 10}, which no GPU has; that "
+                f"generation has {', '.join(near)}, and generations from 10 on take three digits; {_EXAMPLES}"
+            )
         return cls(*divmod(number, 10))
 
     def __str__(self) -> str:

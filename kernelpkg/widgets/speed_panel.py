@@ -326,28 +326,37 @@ def _time_rows(rows: Rows) -> list[dict[str, Any]]:
     return [line(row) for row in rows]
 
 
+# Buttons that these figures have no use for; with all of them the bar hides the end of the title.
+_UNUSED_BUTTONS = ("select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "pan2d")
+
+
 def _figure(title: str, x_title: str, y_title: str) -> go.Figure:
-    """An empty figure that reads well on a light and on a dark page."""
+    """An empty figure that reads well on a light and on a dark page.
+
+    What follows the title's first colon, the label, gets a line of its own.
+    """
+    name, _, label = title.partition(": ")
     axis = {"gridcolor": "rgba(128,128,128,.28)", "linecolor": "rgba(128,128,128,.6)", "zeroline": False}
     return go.Figure(
         layout={
             "template": "none",
             "title": {
-                "text": title,
+                "text": f"{esc(name)}<br><sub>{esc(label)}</sub>" if label else esc(name),
                 "font": {"size": 15},
                 "x": 0,
                 "xanchor": "left",
                 "y": 0.97,
                 "yanchor": "top",
             },
+            "modebar": {"remove": list(_UNUSED_BUTTONS), "bgcolor": "rgba(0,0,0,0)"},
             "xaxis": {"title": {"text": x_title}, "type": "log", **axis},
             "yaxis": {"title": {"text": y_title}, **axis},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"color": "#767676", "size": 13},
             "legend": {"orientation": "v", "x": 1.02, "y": 1},
-            "margin": {"l": 70, "r": 20, "t": 96, "b": 56},
-            "height": 480,
+            "margin": {"l": 70, "r": 20, "t": 112, "b": 56},
+            "height": 496,
             "hovermode": "closest",
         }
     )

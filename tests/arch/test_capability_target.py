@@ -70,6 +70,14 @@ def test_bad_capabilities_are_refused_with_what_is_allowed(written: object) -> N
     assert isinstance(caught.value, UsageError) and caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("written", ["99", "sm_99", 99, "91", "85"])
+def test_two_digits_that_no_gpu_has_are_refused_with_the_nearest(written: object) -> None:
+    near = "8.0, 8.6, 8.7, 8.8, 8.9" if written == "85" else "9.0"
+    with pytest.raises(ArchError, match=rf"which no GPU has; that generation has {near}, and"):
+        Capability.parse(written)
+    assert str(Capability.parse("9.9")) == "9.9", "a minor that does not exist yet can be asked about"
+
+
 def test_capability_properties_and_order() -> None:
     assert (str(GB10), GB10.sm, GB10.number, GB10.family) == ("12.1", "sm_121", 121, 12)
     assert Capability(9, 0) < Capability(10, 0) < GB10 < Capability(13, 0)
@@ -82,7 +90,7 @@ def test_capability_properties_and_order() -> None:
 def test_text_and_sm_name_read_back(major: int, minor: int) -> None:
     capability = Capability(major, minor)
     assert Capability.parse(str(capability)) == capability
-    if capability.number >= 50:
+    if capability.number >= 100:
         assert Capability.parse(capability.sm) == capability
         assert Capability.parse(capability.number) == capability
 

@@ -57,6 +57,8 @@ def test_gates_rows():
         (("check", "--kernel", "no_such_kernel", "--device", "cpu"), "no_such_kernel"),
         (("bench", "--size", "huge"), "huge"),
         (("bench", "--shape", "9B.gate_up"), "9B.gate_up"),
+        (("gates", "-c", "99"), "that generation has 9.0"),
+        (("inspect", "/dev/null", "--matrix"), "Leave out one of the two"),
         (("bench", "--m", "1,x"), "'x' is no whole number"),
         (("bench", "--m", "0"), "at least 1"),
         (("bench", "--peer-library", "/no/such/folder"), "/no/such/folder"),
@@ -95,6 +97,70 @@ def test_a_raised_error_decides_the_exit_code(capsys: pytest.CaptureFixture[str]
             cli.main(fail)
         assert stop.value.code == error.exit_code
         assert capsys.readouterr().err.startswith("kernelpkg: ")
+
+
+@pytest.mark.parametrize("arguments", [("-h",), ("bench", "-h"), ("validate", "-h")])
+def test_help_has_a_short_name(arguments: tuple[str, ...]):
+    assert kernelpkg(*arguments).stdout == kernelpkg(*arguments[:-1], "--help").stdout
+
+
+def test_help_lists_the_names():
+    from kernelpkg.bench import shapes
+    from kernelpkg.validate.runner import NOTEBOOKS
+
+    for verb, names in (("bench", shapes.VARIANTS), ("check", shapes.GATE_OF), ("validate", NOTEBOOKS)):
+        text = kernelpkg(verb, "--help").stdout
+        assert all(name in text for name in names), verb
+
+
+def test_a_table_that_is_too_wide_makes_no_ribbons():
+    narrow = kernelpkg("explain", "-c", "9.0", "--kernel", "scaled_mm_sm89", COLUMNS="80").stdout
+    lines = narrow.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[0].split() == ["kernel", "rung", "status", "label"]
+    assert lines[1].startswith("scaled_mm_sm89  admitted  refused")
+    assert lines[2].startswith("    scaled_mm_sm89 refuses capability 9.0: it needs exactly 8.9")
+    wide = kernelpkg("gates", "-c", "12.1", COLUMNS="300").stdout.splitlines()
+    assert wide[1].split() == ["gate", "admits", "reason"] and len(wide) < 12
+
+
+def test_a_refusal_has_one_word_for_people_and_its_status_in_rows():
+    run = kernelpkg("explain", "-c", "9.0", "--kernel", "scaled_mm_sm89", "--json")
+    assert json.loads(run.stdout)[0]["status"] == "fail"
+    brief = kernelpkg("explain", "-c", "9.0", "--kernel", "scaled_mm_sm89", "--brief").stdout
+    assert "refused" in brief and "fail" not in brief
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_quiet_check_prints_failures_and_the_summary(
+    quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from kernelpkg import check
+    from kernelpkg.check.report import CheckReport
+
+    rows = [
+        {
+            "kernel": "k",
+            "case": f"case{i}",
+            "metric": "relative_error",
+            "value": 0.1,
+            "bound": 1.0,
+            "passed": i,
+        }
+        for i in (1, 0)
+    ]
+
+    def run(**given: object) -> CheckReport:
+        report = CheckReport("cpu", "a label", "tiny", 0, {})
+        for row in rows:
+            given["on_case"](row)
+        return report
+
+    monkeypatch.setattr(check, "run", run)
+    monkeypatch.setattr(CheckReport, "raise_for_status", lambda self: None)
+    cli.app(args=["check", *(["--quiet"] if quiet else [])], standalone_mode=False)
+    said = "".join(capsys.readouterr())
+    assert ("case1" in said) is not quiet and "case0" in said
 
 
 def test_peers_without_a_time_are_gathered_by_reason():
