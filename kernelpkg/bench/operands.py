@@ -152,8 +152,10 @@ class Layer:
 def _quantiser(form: str, variant: str) -> Callable[[Tensor], tuple[Any, ...]]:
     """The quantiser of a weight format with the scales of a variant, for some columns of the weight."""
     group = group_size(variant)
+    if form == "mxfp4":
+        return ops.quantize_mxfp4
     if variant.startswith("mx"):
-        return ops.quantize_mxfp4 if form == "mxfp4" else ops.quantize_mxfp8
+        return ops.quantize_mxfp8
     quantise = {
         "u4b8": ops.quantize_u4b8,
         "u4": ops.quantize_u4,

@@ -39,17 +39,17 @@ MS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 GROUP = 128
 
 # Marlin kernel -> weight format, bits of an activation, variants, the first one the default. A variant names
-# the scales: 'channel' one per output channel, 'gN' one per group of N along K, 'mxN' a power of two per N.
+# the scales: 'channel' one per output channel, 'gN' one per group of N along K, 'mxN' powers of two instead.
 _MARLIN: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "marlin_w8a16": ("e4m3", 16, ("channel", "g128", "mx32")),
     "marlin_w4a16": ("u4b8", 16, ("g128", "channel")),
     "marlin_w4a16_zp": ("u4", 16, ("g128",)),
     "marlin_w8a16_int8": ("u8b128", 16, ("channel", "g128")),
     "marlin_w4a16_nvfp4": ("nvfp4", 16, ("g16",)),
-    "marlin_w4a16_mxfp4": ("mxfp4", 16, ("mx32",)),
+    "marlin_w4a16_mxfp4": ("mxfp4", 16, ("g32",)),
     "marlin_w4a8_fp8": ("u4b8", 8, ("g128", "channel")),
     "marlin_w4a8_fp8_zp": ("u4", 8, ("g128",)),
-    "marlin_w4a8_fp8_mxfp4": ("mxfp4", 8, ("mx32",)),
+    "marlin_w4a8_fp8_mxfp4": ("mxfp4", 8, ("g32",)),
     "marlin_w8a8_fp8": ("e4m3", 8, ("channel", "g128")),
 }
 # Bits of a weight, of its scale and of its zero point, as a checkpoint stores them. 'mxN' scales have 8 bits.
@@ -105,6 +105,17 @@ def on_what(kernel: str, here: str = "this capability") -> str:
     here: how to name that capability; a reader on another device needs its number.
     """
     return "stand-in" if kernel in STANDS_FOR else here
+
+
+# What a stored weight stands for: q its code, s its scale, z its zero point.
+MEANINGS = {
+    "u4b8": "4-bit integer, (q - 8) s (GPTQ)",
+    "e4m3": "FP8 e4m3, q s",
+    "u4": "4-bit integer, (q - z) s (AWQ)",
+    "u8b128": "8-bit integer, (q - 128) s",
+    "nvfp4": "FP4 e2m1, q s S; s e4m3 per 16, S one for all (NVFP4)",
+    "mxfp4": "FP4 e2m1, q 2^s; s e8m0 per 32 (MXFP4)",
+}
 
 
 def weight_format(kernel: str) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
+from kernelpkg.bench.shapes import MEANINGS, activation_bits, weight_format
 from kernelpkg.widgets.svg import heatmap, number
 from kernelpkg.widgets.view import (
     COLOURS,
@@ -22,6 +24,8 @@ from kernelpkg.widgets.view import (
 )
 
 Rows = Sequence[Mapping[str, Any]]
+# How a case's id names its scales.
+_SCALES = re.compile(r"channel|(g|mx|block)\d+(x\d+)?")
 
 
 def worst(rows: Rows, caption: str = "The worst case of each kernel and metric") -> View:
@@ -55,6 +59,38 @@ def worst(rows: Rows, caption: str = "The worst case of each kernel and metric")
             "share": f"{top['value'] / top['bound']:.0%}" if top["bound"] else None,
             "case": top["case"],
             "label": top.get("label"),
+        }
+        text_rows.append(line | {"verdict": f"{symbol(status)} {status}"})
+        html_rows.append(line | {"verdict": chip(status)})
+    return View(text_table(columns, text_rows, caption), html_table(columns, html_rows, caption))
+
+
+def formats(rows: Rows, caption: str = "Weight formats, as they were checked") -> View:
+    """Per Marlin kernel: what its weights stand for, the scales of its cases, and the worst of them."""
+    columns = [
+        Column("kernel", "kernel"),
+        Column("weight", "weight", "wrap"),
+        Column("activations", "activations"),
+        Column("groups", "scales"),
+        Column("cases", "cases", "right"),
+        Column("value", "worst relative error", "right"),
+        Column("verdict", "verdict"),
+    ]
+    text_rows, html_rows = [], []
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        form = weight_format(kernel)
+        mine = [r for r in rows if r["kernel"] == kernel and r["metric"] == "relative_error"]
+        if form is None or not mine:
+            continue
+        scales = {part for r in mine for part in r["case"].split("-") if _SCALES.fullmatch(part)}
+        status = "pass" if all(r["passed"] for r in rows if r["kernel"] == kernel) else "fail"
+        line = {
+            "kernel": kernel,
+            "weight": MEANINGS[form],
+            "activations": "16 bits" if activation_bits(kernel) == 16 else "e4m3",
+            "groups": ", ".join(sorted(scales, key=lambda s: (s != "channel", len(s), s))) or None,
+            "cases": len({r["case"] for r in mine}),
+            "value": number(max(r["value"] for r in mine)),
         }
         text_rows.append(line | {"verdict": f"{symbol(status)} {status}"})
         html_rows.append(line | {"verdict": chip(status)})

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from kernelpkg.bench.goals import evaluate
 from kernelpkg.bench.peers import COUNTERPARTS
-from kernelpkg.bench.shapes import VARIANTS, work
+from kernelpkg.bench.shapes import MAIN, MEANINGS, VARIANTS, weight_format, work
 from kernelpkg.widgets.svg import Series, chart, number, ticks
 from kernelpkg.widgets.view import (
     COLOURS,
@@ -218,6 +218,48 @@ def peers(rows: Rows, table: Mapping[str, Any]) -> View:
     caption = f"Time as a part of the bf16 time of the same run; vLLM: {table.get('label', 'NVIDIA H200')}"
     html = f"<details open><summary>{esc(caption)}</summary>{html_table(columns, out)}</details>"
     return View(text_table(columns, out, caption), Markup(html))
+
+
+def formats(rows: Rows) -> View:
+    """Every weight format side by side, at the layers and M where one outside `bench.MAIN` was timed."""
+    places = {(row["shape"], row["m"]) for row in rows if row["kernel"] not in MAIN}
+    lines = []
+    for row in sorted(rows, key=lambda row: row["m"]):
+        value, form = median(row["microseconds"]), weight_format(row["kernel"])
+        if (row["shape"], row["m"]) not in places or value is None or form is None:
+            continue
+        need = work(row["kernel"], row.get("variant") or "", row["m"], row["n"], row["k"])
+        read, base = row.get("percent_of_read"), (row.get("ratios") or {}).get("bf16")
+        lines.append(
+            {
+                "m": row["m"],
+                "shape": row["shape"],
+                "kernel": row["kernel"],
+                "variant": row.get("variant"),
+                "weight": MEANINGS[form],
+                "bits": f"{8 * need.stream_bytes / (row['n'] * row['k']):.3g}",
+                "us": number(value),
+                "read": None if read is None else f"{read:.0f}",
+                "base": None if base is None else f"{base:.2f}",
+                "label": row.get("label"),
+            }
+        )
+    if not lines:
+        return nothing("No row here is of a format beyond the main ones: `kernelpkg bench` times them.")
+    columns = [
+        Column("shape", "shape"),
+        Column("m", "M", "right"),
+        Column("kernel", "kernel"),
+        Column("variant", "scales"),
+        Column("weight", "weight", "wrap"),
+        Column("bits", "bits with scales", "right"),
+        Column("us", "median µs", "right"),
+        Column("read", "% of reading", "right"),
+        Column("base", "times bf16", "right"),
+        Column("label", "label", "wrap"),
+    ]
+    caption = f"Weight formats: {label_of(rows)}"
+    return View(text_table(columns, lines, caption), html_table(columns, lines, caption))
 
 
 def goals(rows: Rows, machine: str = "") -> View:

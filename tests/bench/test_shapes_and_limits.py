@@ -80,7 +80,7 @@ def test_kernels_are_those_of_the_operators() -> None:
 def test_bytes_are_those_of_a_checkpoint() -> None:
     weights = 28672 * 4096
     assert shapes.work("marlin_w4a16_nvfp4", "g16", 1, 28672, 4096).stream_bytes == weights * 9 // 16
-    assert shapes.work("marlin_w4a16_mxfp4", "mx32", 1, 28672, 4096).stream_bytes == weights * 17 // 32
+    assert shapes.work("marlin_w4a16_mxfp4", "g32", 1, 28672, 4096).stream_bytes == weights * 17 // 32
     assert shapes.work("marlin_w8a16", "mx32", 1, 28672, 4096).stream_bytes == weights * 33 // 32
     zero_points = shapes.work("marlin_w4a16_zp", "g128", 1, 28672, 4096).stream_bytes
     assert zero_points == weights // 2 + weights // 128 * 5 // 2

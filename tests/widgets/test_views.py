@@ -215,6 +215,38 @@ def test_the_roofline_has_the_given_ceilings_alone() -> None:
     assert [t.mode for t in only.figure.data] == ["markers"]
 
 
+def test_formats_stand_side_by_side() -> None:
+    def row(kernel: str, m: int, **more: Any) -> dict[str, Any]:
+        at = {"shape": "8B.gate_up", "m": m, "n": 28672, "k": 4096, "label": "measured here, this capability"}
+        return {"kernel": kernel, "microseconds": {"median": 20.0 + m}, "ratios": {"bf16": 2.0}, **at, **more}
+
+    rows = [
+        row("marlin_w8a16", 16, variant="channel"),
+        row("marlin_w4a16_nvfp4", 16, variant="g16", percent_of_read=77.0),
+        row("marlin_w8a16", 64, variant="channel"),
+        row("scaled_mm_sm90", 16, variant="tensor"),
+    ]
+    lines = [line for line in speed_panel.formats(rows).text.splitlines() if "8B.gate_up" in line]
+    assert len(lines) == 2, "one line a format, where a format beyond the main ones was timed"
+    assert "marlin_w4a16_nvfp4" in lines[1] and "NVFP4" in lines[1] and " 4.5 " in lines[1]
+    assert " 77 " in lines[1] and "2.00" in lines[1]
+    assert "nothing to show" in str(speed_panel.formats(rows[:1]).html)
+
+
+def test_checked_formats_say_their_scales() -> None:
+    def row(kernel: str, case: str, value: float, passed: bool = True) -> dict[str, Any]:
+        return {"kernel": kernel, "case": case, "metric": "relative_error", "value": value, "passed": passed}
+
+    rows = [
+        row("marlin_w8a16", "m1-n64-k128-bf16-channel", 0.001),
+        row("marlin_w8a16", "m1-n64-k128-fp16-g128-bias", 0.002),
+        row("marlin_w8a16", "m1-n64-k128-bf16-mx32", 0.003, passed=False),
+        row("scaled_mm_sm90", "m1-n64-k128-bf16-token-channel", 0.001),
+    ]
+    (line,) = [ln for ln in correctness_panel.formats(rows).text.splitlines() if "marlin" in ln]
+    assert "FP8 e4m3, q s" in line and "channel, g128, mx32" in line and "✗ fail" in line and "3.0e-3" in line
+
+
 def test_goals_are_shown_with_what_was_reached() -> None:
     row = {
         "kernel": "marlin_w8a16",
