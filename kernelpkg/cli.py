@@ -342,7 +342,7 @@ def bench(
         goals = bencher.evaluate(report.rows, str(report.machine.get("name") or ""))
         show(goals, False, ("goal", "wanted", "reached", "met", "at", "on", "basis"), "Goals")
     (err if as_json else out).print(f"{report.summary}  [{report.label}]", markup=False, soft_wrap=True)
-    for note in report.notes:
+    for note in filter(None, (report.peers_line, *report.notes)):
         err.print(note, markup=False, soft_wrap=True)
     if record is not None:
         write_record("bench", report, record)

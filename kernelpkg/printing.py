@@ -171,6 +171,7 @@ def bench_line(row: dict[str, Any]) -> dict[str, Any]:
     timing = row["microseconds"] or {}
     line |= {"us": timing.get("median"), "p10": timing.get("p10"), "p90": timing.get("p90")}
     line |= {"% of limit": row["percent_of_limit"], "limit": row["limit"]}
+    line |= {"% of reading": row.get("percent_of_read")}
     return line | {f"x {peer}": ratio for peer, ratio in (row["ratios"] or {}).items()}
 
 

@@ -238,7 +238,7 @@ def bytes_needed(point: Point, l2_bytes: int | None, peers: Sequence[str]) -> in
     """A bound on the device memory a point takes, in bytes: operand sets, outputs, and the making of both."""
     n, k, m = point.shape.n, point.shape.k, point.m
     # The bf16 weight and its making, a quantiser at work, the references.
-    total = 6 * n * k + 32 * k * min(n, COLUMNS) + 8 * CHECKED_ROWS * (n + k)
+    total = 6 * n * k + 48 * k * min(n, COLUMNS) + 8 * CHECKED_ROWS * (n + k)
     kinds = [(weight_bits(kernel), activation_bits(kernel)) for kernel, _ in point.kernels]
     like = [PEER_WORK.get(peer) for peer in peers_at(point, peers)]
     kinds += [(weight_bits(kernel), activation_bits(kernel)) if kernel else (16, 16) for kernel in like]

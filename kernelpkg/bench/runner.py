@@ -69,6 +69,15 @@ class BenchReport:
         return text + (", cancelled" if self.cancelled else "")
 
     @property
+    def peers_line(self) -> str:
+        """Whose operators were timed beside ours, torch's own aside; empty where none were."""
+        named = (
+            f"{name} {facts.get('version') or 'of unknown version'} ({facts.get('origin')} libraries)"
+            for name, facts in self.peers.items()
+        )
+        return f"peers in the same run: {', '.join(named)}" if self.peers else ""
+
+    @property
     def wrong(self) -> list[dict[str, Any]]:
         """Rows whose correctness gate did not hold."""
         return [row for row in self.rows if row.get("correct") and not row["correct"]["passed"]]
@@ -338,6 +347,7 @@ def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None
                 label=record.source,
                 size=str(details.get("size", "")),
                 seed=details.get("seed"),
+                peers=dict(details.get("peers", {})),
                 notes=list(details.get("notes", [])),
             )
     return None

@@ -143,6 +143,7 @@ def test_peer_libraries_are_named_or_not(
     )
     assert asked == [(tmp_path,)] and report.peers == {"vLLM": provenance}
     assert report.notes == ["_C.abi3.so does not load"]
+    assert report.peers_line == "peers in the same run: vLLM 0.22.1 (named libraries)"
     with pytest.raises(UsageError, match=r"no file or folder .*absent; name shared objects of vLLM"):
         bench.run(size="tiny", device="cpu", peer_libraries=[tmp_path / "absent"])
 
