@@ -10,8 +10,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// L2 policies for cp.async. Weights that one pass reads once should be the first to leave, so that
-// activations and partial sums stay; weights that several row tiles share should not.
+// L2 policies. Weights that one pass reads once should be the first to leave, so that activations and
+// partial sums stay; weights that several row tiles share should not.
 __device__ __forceinline__ uint64_t l2_policy_evict_first() {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -24,11 +24,10 @@ __device__ __forceinline__ uint64_t l2_policy_normal() {
   return policy;
 }
 
-// 16 bytes, past L1 (.cg). Both addresses on 16 bytes.
-__device__ __forceinline__ void copy_async_16(uint32_t destination, const void* source,
-                                              uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(destination),
-               "l"(source), "l"(policy)
+// 16 bytes, past L1 (.cg). Both addresses on 16 bytes. No L2 policy: with one, ptxas 13.0 took the
+// wrong uniform register for it in some of the GEMM kernels, an illegal instruction on the device.
+__device__ __forceinline__ void copy_async_16(uint32_t destination, const void* source) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination), "l"(source)
                : "memory");
 }
 
@@ -40,16 +39,6 @@ __device__ __forceinline__ void copy_async_16_or_zero(uint32_t destination, cons
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
                "r"(bytes)
                : "memory");
-}
-
-__device__ __forceinline__ void copy_async_commit() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-// Waits until at most kPending of this thread's committed groups are still under way.
-template <int kPending>
-__device__ __forceinline__ void copy_async_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 // Lets a following kernel that was launched with programmatic stream serialisation be scheduled

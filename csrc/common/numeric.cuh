@@ -24,6 +24,12 @@ __device__ __forceinline__ uint32_t half2_sub(uint32_t a, uint32_t b) {
   return result;
 }
 
+__device__ __forceinline__ uint32_t half2_mul(uint32_t a, uint32_t b) {
+  uint32_t result;
+  asm("mul.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+
 __device__ __forceinline__ uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t result;
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
@@ -44,6 +50,17 @@ __device__ __forceinline__ float2 unpack2(uint32_t word) {
     return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)};
   } else {
     return __half22float2(*reinterpret_cast<const __half2*>(&word));
+  }
+}
+
+// One of the two, the upper where `upper` is true.
+template <DType kType>
+__device__ __forceinline__ float unpack_one(uint32_t word, bool upper) {
+  static_assert(kType == DType::kFloat16 || kType == DType::kBFloat16);
+  if constexpr (kType == DType::kBFloat16) {
+    return __uint_as_float(__byte_perm(word, 0, upper ? 0x3244 : 0x1044));
+  } else {
+    return __half2float(__ushort_as_half(static_cast<uint16_t>(upper ? word >> 16 : word)));
   }
 }
 

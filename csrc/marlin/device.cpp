@@ -4,6 +4,7 @@
 
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -29,6 +30,7 @@ Status read_facts(int device, DeviceFacts* facts) {
       {cudaDevAttrComputeCapabilityMinor, &facts->minor},
       {cudaDevAttrMultiProcessorCount, &facts->sms},
       {cudaDevAttrMaxSharedMemoryPerBlockOptin, &facts->shared_optin},
+      {cudaDevAttrL2CacheSize, &facts->l2_bytes},
   };
   for (const auto& read : reads) {
     const cudaError_t error = cudaDeviceGetAttribute(read.value, read.attribute, device);
@@ -79,16 +81,11 @@ Status device_facts(int device, DeviceFacts* facts) {
   return {};
 }
 
-Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts,
-               int* blocks_per_sm) {
+Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts) {
   static std::mutex mutex;
-  static std::map<std::pair<const void*, int>, int> known;
+  static std::set<std::pair<const void*, int>> prepared;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = known.find({instance.kernel, device});
-  if (found != known.end()) {
-    *blocks_per_sm = found->second;
-    return {};
-  }
+  if (prepared.count({instance.kernel, device}) != 0) return {};
   const std::string capability = std::to_string(facts.major) + "." + std::to_string(facts.minor);
   if (instance.shared_bytes > static_cast<size_t>(facts.shared_optin)) {
     return Status::error("marlin: a tile needs " + std::to_string(instance.shared_bytes) +
@@ -128,8 +125,7 @@ Status prepare(const KernelInstance& instance, int device, const DeviceFacts& fa
     return Status::error("marlin: a kernel does not fit a multiprocessor of capability " +
                          capability + "; rebuild with `kernelpkg build --arch native`.");
   }
-  known.emplace(std::make_pair(instance.kernel, device), blocks);
-  *blocks_per_sm = blocks;
+  prepared.emplace(instance.kernel, device);
   return {};
 }
 

@@ -12,14 +12,14 @@ struct DeviceFacts {
   int minor = 0;
   int sms = 0;
   int shared_optin = 0;  // bytes one block may ask for
+  int l2_bytes = 0;
 };
 
 Status device_facts(int device, DeviceFacts* facts);
 
-// Finds the instance's code on `device` (which must be current), raises its shared-memory limit and
-// says how many blocks of it one multiprocessor holds.
-Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts,
-               int* blocks_per_sm);
+// Finds the instance's code on `device` (which must be current) and raises its shared-memory limit;
+// refuses, in a sentence, what cannot run there.
+Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts);
 
 // Makes `device` current for a scope, as launches on its streams need.
 class CurrentDevice {

@@ -1,18 +1,17 @@
-// The GEMM kernel. Per block: a ring of kStages stages in shared memory, filled by cp.async several
-// stages ahead; per warp: 32 columns over all rows of the tile; per unit of 128 along K: MMAs into
-// `acc`, then total += acc * scale.
+// The GEMM kernel. Sets of four warps take turns along K; each fills a ring of stages of its own
+// (loader.cuh). Per 32 rows of K a warp widens its weights into MMA fragments and multiplies.
 //
-// Scaling the float32 sums rather than the weights keeps every product exact (a weight times its
-// scale would round to 16 bits), spares a multiply per weight, and bounds how long an FP8 MMA
-// accumulates in its narrower adder.
+// Group scales are applied to the float32 sums, not to the weights: every product stays exact (a
+// weight times its scale would round to 16 bits), and an FP8 MMA accumulates in its narrower adder
+// over one group at most. NVFP4 is the exception: its weight times its scale is exact in 16 bits.
 #pragma once
 
 #include <cstdint>
 
-#include "common/async_copy.cuh"
 #include "common/guard.cuh"
 #include "common/mma.cuh"
 #include "common/numeric.cuh"
+#include "common/pipeline.cuh"
 #include "marlin/dequant.cuh"
 #include "marlin/epilogue.cuh"
 #include "marlin/loader.cuh"
@@ -30,45 +29,200 @@ __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
   return value;
 }
 
-// All MMAs of one stage for this warp; kStartsSum: acc is overwritten, not added to.
-template <class T, bool kStartsSum>
-__device__ __forceinline__ void multiply_stage(Accumulators<T>& acc, uint32_t stage) {
-  constexpr int kSteps = kStepsPerWord<T::kAct, T::kFormat>;
-  // Unrolled so that the next row's loads overlap this one's MMAs, except where the emulated FP8
-  // MMA of evidence builds over 64 rows leaves no registers for that.
-  constexpr bool kUnrolled = !(T::kAct == DType::kFloat8E4M3 && T::kRowBlocks == 4);
-  constexpr int kUnroll = kUnrolled ? T::kUnitRowsPerStage : 1;
-  const int lane = threadIdx.x % 32;
-  const uint32_t a_row = stage + (lane & 15) * T::kARowBytes;
-  const uint32_t a_swizzle = static_cast<uint32_t>((lane >> 4) ^ (lane & 7));
-  const uint32_t b = stage + T::kABytes + threadIdx.x * 16;
-  if constexpr (kStartsSum && !kUnrolled) acc.clear();
-#pragma unroll kUnroll
-  for (int row = 0; row < T::kUnitRowsPerStage; ++row) {
-    const uint4 packed = load_shared_16(b + row * T::kBRowBytes);
-    const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+__device__ __forceinline__ uint2 load_shared_8(uint32_t address) {
+  uint2 value;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+               : "=r"(value.x), "=r"(value.y)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+__device__ __forceinline__ uint32_t load_shared_4(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+// Where this thread finds its share of a stage, relative to the stage.
+template <class T>
+struct Offsets {
+  uint32_t a, b, scales, zeros;
+
+  __device__ __forceinline__ Offsets(int warp_col, int lane) {
+    const int g = lane / 4, t = lane % 4;
+    a = g * T::kARowPitch + t * 8 * T::kActBytes;  // rows 8t .. 8t+7 of each 32 along K
+    const uint32_t unit = warp_col / kUnitCols;
+    b = T::kABytes + unit / 2 * T::kStripBytes + unit % 2 * T::kUnitBytes + lane * 16;
+    scales = T::kABytes + T::kBBytes;
+    scales += T::kScaledWeights ? unit * 128 + t / 2 * 64 + g * 8 : warp_col * 2 + g / 2 * 16;
+    zeros = T::kABytes + T::kBBytes + T::kScaleBytes + warp_col + g * 4;
+  }
+};
+
+// This thread's weights of 32 rows of K, and what goes with them.
+template <class T>
+struct Weights {
+  uint32_t first[4], second[4];  // a word per column tile; 8 bits: per half of the rows
+  uint32_t zero_bytes;
+  uint2 scales;  // NVFP4
+
+  __device__ __forceinline__ void load(uint32_t b, uint32_t scale, uint32_t zeros) {
+    const uint4 packed = load_shared_16(b);
+    first[0] = packed.x, first[1] = packed.y, first[2] = packed.z, first[3] = packed.w;
+    if constexpr (is_8bit(T::kFormat)) {
+      const uint4 more = load_shared_16(b + kHalfWords * 4);
+      second[0] = more.x, second[1] = more.y, second[2] = more.z, second[3] = more.w;
+    }
+    if constexpr (T::kHasZeros) zero_bytes = load_shared_4(zeros);
+    if constexpr (T::kScaledWeights) scales = load_shared_8(scale);
+  }
+
+  // The MMA's first operand: column tiles 2 half and 2 half + 1 are its upper and lower eight rows.
+  __device__ __forceinline__ void fragment(uint32_t (&w)[4], int half, int step) const {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const uint32_t chunk =
-          a_swizzle ^ static_cast<uint32_t>(2 * (row * kSteps + step));  // 32 bytes of A per MMA
-      uint32_t a[T::kRowBlocks][4];
+    for (int i = 0; i < 2; ++i) {
+      const int tile = 2 * half + i;
+      uint32_t pair[2];
+      if constexpr (T::kFp8) {
+        const uint32_t zero = T::kHasZeros ? __byte_perm(zero_bytes, 0, 0x1111 * tile) : 0;
+        dequantise_fp8<T::kFormat>(pair, first[tile], second[tile], zero);
+      } else {
+        uint32_t extra = 0;
+        if constexpr (T::kHasZeros) extra = biased_zero<T::kAct>(zero_bytes, tile);
+        if constexpr (T::kScaledWeights)
+          extra = __byte_perm(half == 0 ? scales.x : scales.y, 0, i == 0 ? 0x1010 : 0x3232);
+        const uint32_t word = is_8bit(T::kFormat) && step == 1 ? second[tile] : first[tile];
+        dequantise_16bit<T::kAct, T::kFormat>(pair, word, step, extra);
+      }
+      w[i] = pair[0];
+      w[2 + i] = pair[1];
+    }
+  }
+};
+
+// 32 rows of K: loads, widens, multiplies. kStartsSum: acc is overwritten, not added to.
+template <class T, bool kStartsSum>
+__device__ __forceinline__ void multiply_block(Accumulators<T>& acc, uint32_t a, uint32_t b,
+                                               uint32_t scales, uint32_t zeros) {
+  constexpr int kSteps = T::kFp8 ? 1 : 2;
+  Weights<T> weights;
+  weights.load(b, scales, zeros);
+  uint32_t rows[T::kRowBlocks][2 * kSteps];
+#pragma unroll
+  for (int mb = 0; mb < T::kRowBlocks; ++mb) {
+    const uint32_t address = a + mb * 8 * T::kARowPitch;
+    if constexpr (T::kFp8) {
+      const uint2 x = load_shared_8(address);
+      rows[mb][0] = x.x, rows[mb][1] = x.y;
+    } else {
+      const uint4 x = load_shared_16(address);
+      rows[mb][0] = x.x, rows[mb][1] = x.y, rows[mb][2] = x.z, rows[mb][3] = x.w;
+    }
+  }
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t w[4];
+      weights.fragment(w, half, step);
 #pragma unroll
       for (int mb = 0; mb < T::kRowBlocks; ++mb) {
-        load_matrix_x4(a[mb], a_row + mb * 16 * T::kARowBytes + chunk * 16);
-      }
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        uint32_t fragment[2];
-        dequantise<T::kAct, T::kFormat>(fragment, words[j], step);
-#pragma unroll
-        for (int mb = 0; mb < T::kRowBlocks; ++mb) {
-          if (kStartsSum && kUnrolled && row == 0 && step == 0) {
-            mma_from_zero<T::kAct>(acc.at[mb][j], a[mb], fragment);
-          } else {
-            mma<T::kAct>(acc.at[mb][j], a[mb], fragment);
-          }
+        const uint32_t x[2] = {rows[mb][2 * step], rows[mb][2 * step + 1]};
+        if (kStartsSum && step == 0) {
+          mma_from_zero<T::kAct>(acc.at[half][mb], w, x);
+        } else {
+          mma<T::kAct>(acc.at[half][mb], w, x);
         }
       }
+    }
+  }
+}
+
+template <class T, bool kGrouped>
+__device__ __forceinline__ void multiply_stage(Accumulators<T>& total, const Params& params,
+                                               uint32_t stage, const Offsets<T>& own) {
+  constexpr int kABlock = kUnitRows * T::kActBytes, kBBlock = 2 * T::kUnitBytes;
+  [[maybe_unused]] Accumulators<T> acc;
+  uint32_t scales = stage + own.scales, zeros = stage + own.zeros;
+#pragma unroll
+  for (int block = 0; block < T::kBlocks32; ++block) {
+    const uint32_t a = stage + own.a + block * kABlock, b = stage + own.b + block * kBBlock;
+    if constexpr (!kGrouped) {
+      multiply_block<T, false>(total, a, b, scales, zeros);
+      if constexpr (T::kScaledWeights) scales += T::kScaleRowBytes;
+    } else {
+      if (block == 0) {
+        multiply_block<T, true>(acc, a, b, scales, zeros);
+      } else {
+        multiply_block<T, false>(acc, a, b, scales, zeros);
+      }
+      // The end of a group, or of the stage where the group is longer: then its scale comes again.
+      const bool last = block + 1 == T::kBlocks32;
+      if (last || ((block + 1) & (params.group_blocks - 1)) == 0) {
+        total.add_scaled(acc, load_shared_16(scales));
+        if (!last) {
+          acc.clear();
+          scales += T::kScaleRowBytes;
+          zeros += kTileCols;
+        }
+      }
+    }
+  }
+}
+
+// Waits for the threads of the set. Constant barrier numbers: else the compiler reserves all sixteen.
+template <class T>
+__device__ __forceinline__ void meet(int set) {
+  static_assert(T::kSets <= 2);
+  if (set == 0) {
+    sync_named<T::kSetThreads, 1>();
+  } else {
+    sync_named<T::kSetThreads, 2>();
+  }
+}
+
+// One set's stages of this block's part: set, set + kSets, ... of [begin, end).
+template <class T, bool kGrouped>
+__device__ __forceinline__ void multiply(Accumulators<T>& total, const Params& params,
+                                         const Ring<T>& ring, Loader<T>& loader,
+                                         const Offsets<T>& own, int set, int stage, int end) {
+  int slot = 0;
+  uint32_t parity = 0;
+#pragma unroll 1
+  for (; stage < end; stage += T::kSets) {
+    barrier_wait(ring.full(slot), parity);
+    multiply_stage<T, kGrouped>(total, params, ring.stage(slot), own);
+    if (stage + T::kSets * T::kStages < end) {
+      meet<T>(set);  // everyone has read the stage
+      loader.load(slot);
+    }
+    if (++slot == T::kStages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+}
+
+// The sums of the sets, added in their order, and their way out.
+template <class T>
+__device__ __forceinline__ void finish(const Params& params, const float* sums, int first_row,
+                                       int first_col) {
+  const bool partial = params.schedule.parts > 1;
+  const int rows = min(T::kRows, params.m - first_row);
+#pragma unroll 1
+  for (int item = threadIdx.x; item < rows * (kTileCols / 8); item += T::kThreads) {
+    const int row = item / (kTileCols / 8), col = item % (kTileCols / 8) * 8;
+    if (first_col + col >= params.n) continue;
+    const float* source = sums + row * T::kSumPitch + col;
+    Sum8 sum = Sum8::read(source);
+#pragma unroll
+    for (int set = 1; set < T::kSets; ++set) sum.add(Sum8::read(source + set * T::kSumBytes / 4));
+    if (partial) {
+      sum.write(params.partials +
+                (static_cast<int64_t>(blockIdx.x) * T::kRows + row) * kTileCols + col);
+    } else {
+      store_output<T::kOut>(params, first_row + row, first_col + col, sum);
     }
   }
 }
@@ -80,87 +234,44 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocksPerSm)
     guard_trap();
     return;
   } else {
-    extern __shared__ __align__(128) char ring[];
-    const uint32_t shared = shared_address(ring);
+    extern __shared__ __align__(128) char memory[];
     const Schedule& schedule = params.schedule;
-    int unit = schedule.begin(blockIdx.x);
-    const int end_unit = schedule.begin(blockIdx.x + 1);
-    if (schedule.splits_k()) allow_dependent_launch();
-
-    StageLoader<T> loader(params, shared, unit);
-    int to_load = (end_unit - unit) * T::kStagesPerUnit;
-    // Kept rolled: short launches feel every instruction that is fetched for the first time.
-#pragma unroll 1
-    for (int stage = 0; stage < T::kStages - 1; ++stage, --to_load) {
-      if (to_load > 0)
-        loader.load(stage * T::kStageBytes, stage % T::kStagesPerUnit == T::kStagesPerUnit - 1);
-      copy_async_commit();  // even if empty: the wait below counts groups
-    }
-
-    const int lane = threadIdx.x % 32;
-    const int warp_col = threadIdx.x & ~31;         // a warp's 32 columns begin at 32 x its number
-    const int own_col = warp_col + (lane & 3) * 8;  // this thread's eight columns in the tile
-    int tile = unit / schedule.k_units;
-    int tile_unit = unit - tile * schedule.k_units;  // unit within the tile ...
-    int first_tile_unit = tile_unit;                 // ... and the one where this segment began
+    const int tile = blockIdx.x / schedule.parts, part = blockIdx.x - tile * schedule.parts;
     int m_tile, n_tile;
     schedule.place(tile, m_tile, n_tile);
-    uint32_t read = 0, write = (T::kStages - 1) * T::kStageBytes;
-    Accumulators<T> total, acc;
+    const int first_row = m_tile * T::kRows, first_col = n_tile * kTileCols;
+    // From lane 0, so that the compiler keeps what follows from them in uniform registers.
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+    const int set = warp / (T::kSetThreads / 32), thread = threadIdx.x % T::kSetThreads;
+    const int begin = schedule.begin(part) + set, end = schedule.begin(part + 1);
+
+    const Ring<T> ring(shared_address(memory), set);
+    Loader<T> loader(params, ring, warp % (T::kSetThreads / 32), thread, first_row, first_col, begin);
+    const int filled = min(T::kStages, (end - begin + T::kSets - 1) / T::kSets);
+    if (thread == 0) ring.init();
+#pragma unroll 1
+    for (int i = 0; i < filled; ++i) loader.prefetch(i);
+    __syncthreads();
+    wait_for_prior_kernels();
+    allow_dependent_launch();
+#pragma unroll 1
+    for (int i = 0; i < filled; ++i) loader.load(i);
+
+    const int lane = thread % 32, warp_col = thread & ~31;  // a warp's 32 columns: 32 x its number
+    const Offsets<T> own(warp_col, lane);
+    Accumulators<T> total;
     total.clear();
-
-    while (true) {
-      const int col = n_tile * T::kCols;
-      const bool active =
-          col + warp_col < params.n;  // the last column tile may be narrower than the block
-      uint32_t scales = 0;
-#pragma unroll
-      for (int part = 0; part < T::kStagesPerUnit; ++part) {
-        copy_async_wait<T::kStages - 2>();
-        __syncthreads();  // the stage has arrived for everyone, and everyone has left the one
-                          // overwritten next
-        if (to_load > 0) {
-          loader.load(write, (part + T::kStages - 1) % T::kStagesPerUnit == T::kStagesPerUnit - 1);
-        }
-        --to_load;
-        copy_async_commit();
-        write = write + T::kStageBytes == T::kSharedBytes ? 0 : write + T::kStageBytes;
-        if (active) {
-          if (part == 0) {
-            multiply_stage<T, true>(acc, shared + read);
-          } else {
-            multiply_stage<T, false>(acc, shared + read);
-          }
-        }
-        scales = shared + read + T::kABytes + T::kBBytes + own_col * 2;
-        read = read + T::kStageBytes == T::kSharedBytes ? 0 : read + T::kStageBytes;
-      }
-      if (active) {
-        if (params.grouped) {
-          add_scaled<T>(total, acc, load_shared_16(scales));
-        } else {
-          add_unscaled<T>(total, acc);
-        }
-      }
-      ++unit;
-      ++tile_unit;
-      if (tile_unit != schedule.k_units && unit != end_unit) continue;
-
-      if (active) {  // a segment is complete
-        const int row = m_tile * T::kRows;
-        if (tile_unit - first_tile_unit == schedule.k_units) {
-          store_output<T>(params, total, row + lane / 4, col + own_col);
-        } else {
-          float* slot = params.partials + Schedule::slot(blockIdx.x, tile) * params.slot_floats;
-          store_partial<T>(slot, total, lane / 4, params.m - row, own_col);
-        }
-      }
-      if (unit == end_unit) break;
-      total.clear();
-      first_tile_unit = tile_unit = 0;
-      schedule.place(++tile, m_tile, n_tile);
+    if (!T::kScaledWeights && params.scale_mode == ScaleMode::kGrouped) {
+      multiply<T, true>(total, params, ring, loader, own, set, begin, end);
+    } else {
+      multiply<T, false>(total, params, ring, loader, own, set, begin, end);
     }
-    copy_async_wait<0>();
+    __syncthreads();  // every copy has been waited for: the rings are free
+    float* sums = reinterpret_cast<float*>(memory);
+    total.store_shared(sums + set * T::kSumBytes / 4, lane % 4 * 2,
+                       warp_col + unit_col(lane / 4, 0));
+    __syncthreads();
+    finish<T>(params, sums, first_row, first_col);
   }
 }
 

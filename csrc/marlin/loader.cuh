@@ -1,4 +1,5 @@
-// The copying warp: walks the stages of a block's part and fills the ring.
+// The producing side of a set's pipeline: all threads of the set copy activations and scales, one of
+// them starts the copies of the weights.
 #pragma once
 
 #include <cstdint>
@@ -10,189 +11,167 @@
 
 namespace kernelpkg::marlin {
 
-// Shared addresses of a block's ring: stages, then their barriers.
+// Shared addresses of one set's ring. A stage is full when its barrier's phase is complete; it is
+// empty once the set's threads have met after reading it.
 template <class T>
 struct Ring {
-  uint32_t base;
+  uint32_t stages, barriers;
 
-  __device__ __forceinline__ uint32_t stage(int slot) const { return base + slot * T::kStageBytes; }
-  __device__ __forceinline__ uint32_t full(int slot) const {
-    return base + T::kStages * T::kStageBytes + slot * kBarrierBytes;
+  __device__ __forceinline__ Ring(uint32_t shared, int set)
+      : stages(shared + set * T::kStages * T::kStageBytes),
+        barriers(shared + T::kRings * T::kStageBytes + set * T::kStages * kBarrierBytes) {}
+
+  __device__ __forceinline__ uint32_t stage(int slot) const {
+    return stages + slot * T::kStageBytes;
   }
-  __device__ __forceinline__ uint32_t empty(int slot) const { return full(slot + T::kStages); }
+  __device__ __forceinline__ uint32_t full(int slot) const {
+    return barriers + slot * kBarrierBytes;
+  }
 
   // By one thread, before the block's first barrier.
   __device__ __forceinline__ void init() const {
     for (int slot = 0; slot < T::kStages; ++slot) {
-      barrier_init(full(slot), kHasBulkCopies ? 1 : 32);
-      barrier_init(empty(slot), T::kColWarps);
+      barrier_init(full(slot), T::kSetThreads + (kHasBulkCopies ? 1 : 0));
     }
     barrier_init_done();
   }
 };
 
+// Walks the stages first, first + kSets, ... of K. Everything that changes is a pointer or a counter
+// that one addition moves on: the copies of a stage would otherwise cost as many instructions as
+// half of its arithmetic.
 template <class T>
 class Loader {
  public:
-  __device__ __forceinline__ Loader(const Params& params, Ring<T> ring, int first_row,
-                                    int first_col)
-      : params_(params), ring_(ring), lane_(threadIdx.x % 32) {
-    policy_ = params.weights_read_once ? l2_policy_evict_first() : l2_policy_normal();
-    keep_ = l2_policy_normal();
-    rows_ = min(T::kRows, params.m - first_row);
-    cols_ = min(kTileCols, params.n_pad - first_col);
-    a_ = params.a + first_row * params.a_row_bytes;
-    b_ = params.b + static_cast<int64_t>(first_col / kStripCols) * strip_bytes();
-    first_col_ = first_col;
+  // warp, thread: numbers within the set, warp in a form that the compiler knows to be uniform.
+  __device__ __forceinline__ Loader(const Params& params, Ring<T> ring, int warp, int thread,
+                                    int first_row, int first_col, int first_stage)
+      : params_(params), ring_(ring), warp_(warp), stage_(first_stage) {
+    const int cols = min(kTileCols, params.n_pad - first_col);
+    both_strips_ = cols > kStripCols;
+    strip_bytes_ = static_cast<int64_t>(params.k_pad / kUnitRows) * 2 * T::kUnitBytes;
+    b_ = params.b + first_col / kStripCols * strip_bytes_ +
+         static_cast<int64_t>(first_stage) * T::kStripBytes;
+    if constexpr (!kHasBulkCopies) {
+      b_ += thread * 16;
+      b_to_ = T::kABytes + thread * 16;
+    }
+
+    const int row = thread / kChunks, byte = thread % kChunks * 16;
+    const int64_t a_byte = static_cast<int64_t>(first_stage) * T::kARowBytes + byte;
+    rows_left_ = params.m - first_row - row;
+    a_left_ = params.a_bytes - static_cast<int>(a_byte);
+    a_ = params.a + (first_row + row) * params.a_row_bytes + a_byte;
+    a_to_ = row * T::kARowPitch + byte;
+
+    // Scales and zero points: at most one copy per thread and stage.
+    constexpr int kPerRow = T::kScaleRowBytes / 16, kPerCol = T::kScaleRowBytes / kTileCols;
+    const int rows = T::kScaledWeights                           ? T::kBlocks32
+                     : params.scale_mode == ScaleMode::kGrouped ? T::kBlocks32 / params.group_blocks
+                                                                 : 0;
+    const int scale_row = thread / kPerRow, scale_byte = thread % kPerRow * 16;
+    copies_scales_ = scale_row < rows && scale_byte < cols * kPerCol;
+    scales_ = params.scales +
+              (static_cast<int64_t>(scale_row) * params.n_pad + first_col) * kPerCol + scale_byte;
+    scales_to_ = T::kABytes + T::kBBytes + scale_row * T::kScaleRowBytes + scale_byte;
+    if constexpr (T::kHasZeros) {
+      const int zero_row = thread / 8, zero_byte = thread % 8 * 16;
+      copies_zeros_ = zero_row < max(1, rows) && zero_byte < cols;
+      zeros_ = params.zeros + static_cast<int64_t>(zero_row) * params.n_pad + first_col + zero_byte;
+      zeros_to_ = T::kABytes + T::kBBytes + T::kScaleBytes + zero_row * kTileCols + zero_byte;
+    }
   }
 
-  // Fills stages [begin, end) of K, in order.
-  __device__ __forceinline__ void run(int begin, int end) const {
-    int slot = 0;
-    uint32_t parity = 1;
-    for (int stage = begin; stage < end; ++stage) {
-      barrier_wait(ring_.empty(slot), parity);
-      if constexpr (kHasBulkCopies) {
-        copy_in_bulk(ring_.stage(slot), ring_.full(slot), stage);
-      } else {
-        copy_by_lanes(ring_.stage(slot), stage);
-        barrier_arrive_after_copies(ring_.full(slot));
-      }
-      if (++slot == T::kStages) {
-        slot = 0;
-        parity ^= 1;
-      }
+  // Starts the copies of the next stage into `slot`, which must be empty.
+  __device__ __forceinline__ void load(int slot) {
+    const uint32_t shared = ring_.stage(slot), barrier = ring_.full(slot);
+    if constexpr (kHasBulkCopies) {
+      if (warp_ == 0) copy_weights_in_bulk(shared + T::kABytes, barrier);
+    } else {
+      copy_weights(shared + b_to_);
     }
+    copy_activations(shared + a_to_);
+    const int64_t group = group_of_stage();
+    if (copies_scales_) {
+      constexpr int kPerCol = T::kScaleRowBytes / kTileCols;
+      copy_async_16(shared + scales_to_, scales_ + group * (params_.n_pad * kPerCol));
+    }
+    if constexpr (T::kHasZeros) {
+      if (copies_zeros_) copy_async_16(shared + zeros_to_, zeros_ + group * params_.n_pad);
+    }
+    barrier_arrive_after_copies(barrier);
+    stage_ += T::kSets;
+    b_ += T::kSets * T::kStripBytes;
+    a_ += T::kSets * T::kARowBytes;
+    a_left_ -= T::kSets * T::kARowBytes;
+  }
+
+  // Brings the weights of the `ahead`-th next stage as far as L2. Changes nothing that any thread
+  // can observe, so it may run before the kernels that this one depends on have finished.
+  __device__ __forceinline__ void prefetch(int ahead) const {
+    if (!kHasBulkCopies || warp_ != 0 || !elect_one()) return;
+    const char* b = b_ + static_cast<int64_t>(ahead) * (T::kSets * T::kStripBytes);
+    prefetch_bulk(b, T::kStripBytes);
+    if (both_strips_) prefetch_bulk(b + strip_bytes_, T::kStripBytes);
   }
 
  private:
-  __device__ __forceinline__ int64_t strip_bytes() const {
-    return static_cast<int64_t>(params_.k_pad / kUnitRows) * 2 * T::kUnitBytes;
-  }
-  // Bytes of a row of A that exist in this stage.
-  __device__ __forceinline__ int a_bytes(int stage) const {
-    return max(0, min(T::kARowBytes, params_.a_bytes - stage * T::kARowBytes));
-  }
-  // Rows of scales (kGrouped) or 32-row blocks of them (NVFP4) that belong to a stage; 0 per channel.
-  __device__ __forceinline__ int scale_rows() const {
-    if constexpr (T::kScaledWeights) return T::kBlocks32;
-    return params_.scale_mode == ScaleMode::kGrouped ? T::kBlocks32 / params_.group_blocks : 0;
-  }
-  __device__ __forceinline__ int64_t scale_row(int stage, int row) const {
-    if constexpr (T::kScaledWeights) return static_cast<int64_t>(stage) * T::kBlocks32 + row;
-    return stage * T::kStageK / params_.group_k + row;
-  }
-  __device__ __forceinline__ const char* scales(int stage, int row) const {
-    constexpr int kPerCol = T::kScaledWeights ? 4 : 2;
-    return params_.scales +
-           (scale_row(stage, row) * params_.n_pad + first_col_) * kPerCol;
-  }
-  // Zero points have rows of their own where scales are per channel: one.
-  __device__ __forceinline__ int zero_rows() const { return max(1, scale_rows()); }
-  __device__ __forceinline__ const char* zeros(int stage, int row) const {
-    const int64_t group =
-        params_.scale_mode == ScaleMode::kGrouped ? scale_row(stage, row) : 0;
-    return params_.zeros + group * params_.n_pad + first_col_;
+  static constexpr int kChunks = T::kARowBytes / 16;
+  static constexpr int kRowsPerPass = T::kSetThreads / kChunks;
+  static_assert(T::kStrips == 2 && T::kBlocks32 * T::kScaleRowBytes / 16 <= T::kSetThreads);
+
+  // First row of scales of the stage: a group, or with NVFP4 32 rows of K.
+  __device__ __forceinline__ int group_of_stage() const {
+    if constexpr (T::kScaledWeights) return stage_ * T::kBlocks32;
+    return stage_ * T::kStageK >> params_.group_shift;
   }
 
-  __device__ __forceinline__ void copy_in_bulk(uint32_t shared, uint32_t barrier, int stage) const {
-    const int a_bytes = this->a_bytes(stage);
-    if (a_bytes != T::kARowBytes) zero_tails(shared, a_bytes);
-    if (lane_ == 0) {
-      const int strips = cols_ / kStripCols;
-      int bytes = rows_ * a_bytes + strips * T::kStripBytes;
-      bytes += scale_rows() * cols_ * (T::kScaleRowBytes / kTileCols);
-      if constexpr (T::kHasZeros) bytes += zero_rows() * cols_;
-      barrier_arrive_expecting(barrier, bytes);
-      const char* b = b_ + static_cast<int64_t>(stage) * T::kStripBytes;
-      for (int strip = 0; strip < strips; ++strip) {
-        copy_bulk(shared + T::kABytes + strip * T::kStripBytes, b, T::kStripBytes, barrier,
-                  policy_);
-        b += strip_bytes();
-      }
-      uint32_t to = shared + T::kABytes + T::kBBytes;
-      for (int row = 0; row < scale_rows(); ++row, to += T::kScaleRowBytes) {
-        copy_bulk(to, scales(stage, row), cols_ * (T::kScaleRowBytes / kTileCols), barrier,
-                  policy_);
-      }
-      if constexpr (T::kHasZeros) {
-        to = shared + T::kABytes + T::kBBytes + T::kScaleBytes;
-        for (int row = 0; row < zero_rows(); ++row, to += kTileCols) {
-          copy_bulk(to, zeros(stage, row), cols_, barrier, policy_);
-        }
-      }
-    }
-    __syncwarp();
-    if (a_bytes == 0) return;
-    const char* a = a_ + static_cast<int64_t>(stage) * T::kARowBytes;
+  // Large enough for bulk copies to pay: each costs about a hundred cycles, whatever its size.
+  __device__ __forceinline__ void copy_weights_in_bulk(uint32_t to, uint32_t barrier) const {
+    if (!elect_one()) return;
+    barrier_arrive_expecting(barrier, both_strips_ ? 2 * T::kStripBytes : T::kStripBytes);
+    copy_bulk(to, b_, T::kStripBytes, barrier);
+    if (both_strips_) copy_bulk(to + T::kStripBytes, b_ + strip_bytes_, T::kStripBytes, barrier);
+  }
+
+  __device__ __forceinline__ void copy_weights(uint32_t to) const {
+    const char* b = b_;
+#pragma unroll 1
+    for (int strip = 0; strip < (both_strips_ ? 2 : 1); ++strip) {
 #pragma unroll
-    for (int row = lane_; row < T::kRows; row += 32) {
-      if (row < rows_) {
-        copy_bulk(shared + row * T::kARowPitch, a + row * params_.a_row_bytes, a_bytes, barrier,
-                  keep_);
-      }
+      for (int byte = 0; byte < T::kStripBytes; byte += T::kSetThreads * 16)
+        copy_async_16(to + byte, b + byte);
+      b += strip_bytes_;
+      to += T::kStripBytes;
     }
   }
 
-  // The padded end of K: its weights are zeros, but zero times what happens to lie in shared memory
-  // may be NaN. Seen by the computing warps through the arrival that follows.
-  __device__ __forceinline__ void zero_tails(uint32_t shared, int a_bytes) const {
-    for (int row = lane_; row < rows_; row += 32) {
-      for (int byte = a_bytes; byte < T::kARowBytes; byte += 16) {
-        asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(shared +
-                                                                      row * T::kARowPitch + byte),
-                     "r"(0)
-                     : "memory");
-      }
-    }
-    __syncwarp();
-  }
-
-  // Before 9.0: 16 bytes per lane and instruction.
-  __device__ __forceinline__ void copy_by_lanes(uint32_t shared, int stage) const {
-    constexpr int kAChunks = T::kARowBytes / 16;
-    const int a_bytes = this->a_bytes(stage);
-    const char* a = a_ + static_cast<int64_t>(stage) * T::kARowBytes;
-    for (int chunk = lane_; chunk < rows_ * kAChunks; chunk += 32) {
-      const int row = chunk / kAChunks, byte = chunk % kAChunks * 16;
-      const bool exists = byte < a_bytes;  // else zeros
-      copy_async_16_or_zero(shared + row * T::kARowPitch + byte,
-                            exists ? a + row * params_.a_row_bytes + byte : a_, exists);
-    }
-    const int strips = cols_ / kStripCols;
-    const char* b = b_ + static_cast<int64_t>(stage) * T::kStripBytes;
-    for (int strip = 0; strip < strips; ++strip) {
-#pragma unroll 4
-      for (int byte = lane_ * 16; byte < T::kStripBytes; byte += 512) {
-        copy_async_16(shared + T::kABytes + strip * T::kStripBytes + byte,
-                      b + strip * strip_bytes() + byte, policy_);
-      }
-    }
-    const uint32_t scale_base = shared + T::kABytes + T::kBBytes;
-    const int row_bytes = cols_ * (T::kScaleRowBytes / kTileCols);
-    for (int row = 0; row < scale_rows(); ++row) {
-      for (int byte = lane_ * 16; byte < row_bytes; byte += 512) {
-        copy_async_16(scale_base + row * T::kScaleRowBytes + byte, scales(stage, row) + byte,
-                      policy_);
-      }
-    }
-    if constexpr (T::kHasZeros) {
-      for (int row = 0; row < zero_rows(); ++row) {
-        if (lane_ * 16 < cols_) {
-          copy_async_16(scale_base + T::kScaleBytes + row * kTileCols + lane_ * 16,
-                        zeros(stage, row) + lane_ * 16, policy_);
-        }
-      }
+  // Rows from m on are left as they are: a row of A meets no other row. Columns from k on are zeros:
+  // their weights are zeros too, but zero times what happens to lie in shared memory may be NaN.
+  __device__ __forceinline__ void copy_activations(uint32_t to) const {
+    const bool exists = a_left_ > 0;
+    const char* a = exists ? a_ : params_.a;
+    const int64_t step = exists ? kRowsPerPass * params_.a_row_bytes : 0;
+#pragma unroll
+    for (int row = 0; row < T::kRows; row += kRowsPerPass, a += step) {
+      if (row < rows_left_ && (kRowsPerPass <= T::kRows || a_to_ < T::kABytes))
+        copy_async_16_or_zero(to + row * T::kARowPitch, a, exists);
     }
   }
 
   const Params& params_;
   const Ring<T> ring_;
-  const int lane_;
-  int rows_, cols_, first_col_;
+  const int warp_;
+  int stage_;
+  bool both_strips_, copies_scales_, copies_zeros_;
+  int rows_left_;  // rows of A from this thread's first on; may be negative
+  int a_left_;     // bytes of them from this thread's next on
+  uint32_t a_to_, b_to_, scales_to_, zeros_to_;
   const char* a_;
   const char* b_;
-  uint64_t policy_, keep_;
+  const char* scales_;
+  const char* zeros_;
+  int64_t strip_bytes_;
 };
 
 }  // namespace kernelpkg::marlin

@@ -1,6 +1,7 @@
 // The host entry points.
 #include "marlin/marlin.h"
 
+#include <algorithm>
 #include <string>
 
 #include "kernelpkg_gates.h"
@@ -53,6 +54,57 @@ Status check_workspace(const MarlinArgs& args, const Plan& plan) {
   return {};
 }
 
+Params make_params(const MarlinArgs& args, const Plan& plan) {
+  const KernelInstance& tile = *plan.instance;
+  const int element = size_of(args.a_type);
+  Params params = {};
+  params.a = static_cast<const char*>(args.a);
+  params.a_row_bytes = args.lda * element;
+  params.a_bytes = (args.k * element + 15) / 16 * 16;
+  params.b = reinterpret_cast<const char*>(args.b);
+  params.scales = static_cast<const char*>(args.scales);
+  params.zeros = reinterpret_cast<const char*>(args.zeros);
+  params.a_scales = args.a_scales;
+  params.bias = static_cast<const char*>(args.bias);
+  params.c = static_cast<char*>(args.c);
+  params.partials = static_cast<float*>(args.workspace);
+  params.factor = tile.fragment_scale * args.output_scale;
+  params.m = args.m;
+  params.n = args.n;
+  params.n_pad = static_cast<int>(padded_n(args.n));
+  params.k_pad = static_cast<int>(padded_k(args.k));
+  params.scale_mode = args.b_format == WeightFormat::kNvfp4 ? ScaleMode::kOnWeights
+                      : args.group_size == -1              ? ScaleMode::kChannel
+                                                            : ScaleMode::kGrouped;
+  params.group_shift = 30;
+  params.group_blocks = tile.stage_k / kUnitRows;
+  if (args.group_size != -1) {
+    for (params.group_shift = 0; 1 << params.group_shift < args.group_size;) ++params.group_shift;
+    params.group_blocks =
+        std::clamp(args.group_size, kUnitRows, tile.stage_k) / kUnitRows;
+  }
+  params.schedule = plan.schedule;
+  return params;
+}
+
+// With `overlap` (9.0 and later) the blocks may be scheduled while the kernel before runs out; they
+// wait for its end on the device before they read or write anything.
+cudaError_t launch_gemm(const KernelInstance& tile, Params& params, bool overlap,
+                        cudaStream_t stream) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(params.schedule.blocks()));
+  config.blockDim = dim3(static_cast<unsigned>(tile.threads));
+  config.dynamicSmemBytes = tile.shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
+  void* arguments[] = {&params};
+  return cudaLaunchKernelExC(&config, tile.kernel, arguments);
+}
+
 }  // namespace
 
 const std::vector<KernelInstance>& instances() { return registry(); }
@@ -75,30 +127,12 @@ Status run(const MarlinArgs& args, Family family, const PlanRequest& request) {
   KERNELPKG_RETURN_IF_ERROR(check_workspace(args, plan));
 
   const KernelInstance& tile = *plan.instance;
-  Params params = {};
-  params.a = static_cast<const char*>(args.a);
-  params.a_row_bytes = args.lda * size_of(args.a_type);
-  params.b = reinterpret_cast<const char*>(args.b);
-  params.scales = static_cast<const char*>(args.scales);
-  params.a_scales = args.a_scales;
-  params.bias = static_cast<const char*>(args.bias);
-  params.c = static_cast<char*>(args.c);
-  params.partials = static_cast<float*>(args.workspace);
-  params.slot_floats = plan.slot_floats;
-  params.m = args.m;
-  params.n = args.n;
-  params.k = args.k;
-  params.grouped = args.group_size != -1;
-  params.weights_read_once = plan.schedule.m_tiles == 1;
-  params.schedule = plan.schedule;
-  void* arguments[] = {&params};
-  cudaError_t error = cudaLaunchKernel(
-      tile.kernel, dim3(static_cast<unsigned>(plan.schedule.blocks)),
-      dim3(static_cast<unsigned>(tile.threads)), arguments, tile.shared_bytes, args.stream);
+  Params params = make_params(args, plan);
+  const bool overlap = facts.major >= 9;
+  cudaError_t error = launch_gemm(tile, params, overlap, args.stream);
   if (error != cudaSuccess) return cuda_failure("marlin_gemm: the launch failed", error);
-  if (plan.schedule.splits_k()) {
-    error = launch_reduce(params, 16 * tile.row_blocks, tile.cols, args.c_type, facts.major >= 9,
-                          args.stream);
+  if (plan.schedule.parts > 1) {
+    error = launch_reduce(params, tile.rows, args.c_type, overlap, args.stream);
     if (error != cudaSuccess)
       return cuda_failure("marlin_gemm: the launch of the reduction failed", error);
   }

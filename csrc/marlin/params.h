@@ -19,16 +19,15 @@ struct Params {
   const float* a_scales;  // [m] or null
   const char* bias;       // [n] or null
   char* c;
-  float* partials;  // [tiles][parts][rows of a tile][kTileCols]; only through_workspace()
+  float* partials;  // [tiles][parts][rows of a tile][kTileCols]; only with several parts
   float factor;     // what fragments lack (dequant.cuh), times the output scale
   int m;
   int n;
   int n_pad;
   int k_pad;
   ScaleMode scale_mode;
-  int group_blocks;        // 32-row blocks of K per group, at most those of a stage; kGrouped
-  int group_k;             // rows of K per group; kGrouped
-  bool weights_read_once;  // a single row tile: weights may leave L2 first
+  int group_blocks;        // 32-row blocks of K per group, at most those of a stage: 1, 2, 4; kGrouped
+  int group_shift;         // log2 of the rows of K per group; 30 with one group for all of K
   Schedule schedule;
 };
 

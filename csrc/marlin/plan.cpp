@@ -6,46 +6,48 @@
 namespace kernelpkg::marlin {
 namespace {
 
-constexpr int64_t kMaxUnits = int64_t{1} << 30;
+constexpr int64_t kMaxBlocks = int64_t{1} << 30;
 
-int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Blocks of the launch, which is the K-split too (schedule.h). Set by a sweep on an H200 (4096 x
-// 1024 to 8192 x 8192 and 4096 x 28672, M = 1 to 64; the choice is within 4 % of the best one at
-// each):
-//   three blocks per multiprocessor keep the memory busy, two where 64 rows fill the tensor cores;
-//   cutting every tile into equally many parts beats an even share of all units, unless it leaves
-//   40 % of those idle; fewer than 4 units per block (8 with 64 rows, whose partial sums are
-//   larger) do not pay, down to one block per multiprocessor.
-int choose_blocks(int tiles, int k_units, int row_blocks, int sms, int blocks_per_sm) {
-  constexpr int kMostParts = 32;  // of one tile: the reduction reads them one after another
-  const bool tall = row_blocks == 4;
-  const int places = sms * std::min(blocks_per_sm, tall ? 2 : 3);
-  if (tiles >= places) {
-    const int64_t rounds = (tiles + places - 1) / places;
-    return 10 * int64_t{tiles} >= 9 * rounds * places
-               ? tiles
-               : places;  // split only to fill the last round
+// Parts that a tile's K is cut into. Enough tiles to give every multiprocessor one are left whole.
+// Fewer are split so that the busiest multiprocessor has least to do: its blocks, times the K of a
+// part and what a block costs besides (filling its pipeline, exchanging sums), which a sweep on an
+// H200 put at about 320 rows of K.
+int choose_parts(int64_t tiles, int stages, int stage_k, int sms) {
+  constexpr int64_t kBlockCost = 320;
+  if (tiles >= sms) return 1;
+  int best = 1;
+  int64_t least = 0;
+  for (int parts = 1; parts <= std::min(kMaxParts, stages); ++parts) {
+    const int64_t per_block = ceil_div(stages, parts) * stage_k + kBlockCost;
+    const int64_t busiest = ceil_div(tiles * parts, sms) * per_block;
+    if (parts == 1 || busiest < least) {
+      least = busiest;
+      best = parts;
+    }
   }
-  const int even = places / tiles * tiles;
-  const int blocks = 10 * even >= 6 * places ? even : places;
-  const int worthwhile = std::max(sms, tiles * (k_units / (tall ? 8 : 4)));
-  return std::min({blocks, worthwhile, tiles * std::min(kMostParts, k_units)});
+  return best;
+}
+
+bool serves(const KernelInstance& one, const MarlinArgs& args, Family family) {
+  return one.family == family && one.a_type == args.a_type && one.format == args.b_format &&
+         one.c_type == args.c_type;
 }
 
 // The smallest row tile that takes all rows at once, or the largest there is.
-int choose_row_blocks(const MarlinArgs& args, Family family, const PlanRequest& request) {
-  int best = 0;
+const KernelInstance* choose_instance(const MarlinArgs& args, Family family,
+                                      const PlanRequest& request) {
+  const KernelInstance* best = nullptr;
   for (const KernelInstance& one : instances()) {
-    if (one.family != family || one.a_type != args.a_type || one.format != args.b_format ||
-        one.c_type != args.c_type) {
-      continue;
-    }
-    if (request.row_blocks != 0 && one.row_blocks != request.row_blocks) continue;
-    const bool fits = 16 * one.row_blocks >= args.m, best_fits = 16 * best >= args.m;
-    if (best == 0 ||
-        (fits ? !best_fits || one.row_blocks < best : !best_fits && one.row_blocks > best)) {
-      best = one.row_blocks;
+    if (!serves(one, args, family)) continue;
+    if (request.rows != 0 && one.rows != request.rows) continue;
+    if (request.stage_k != 0 && one.stage_k != request.stage_k) continue;
+    if (request.stages != 0 && one.stages != request.stages) continue;
+    const auto fits = [&](const KernelInstance& tile) { return tile.rows >= args.m; };
+    if (best == nullptr || (fits(one) ? !fits(*best) || one.rows < best->rows
+                                      : !fits(*best) && one.rows > best->rows)) {
+      best = &one;
     }
   }
   return best;
@@ -55,62 +57,32 @@ int choose_row_blocks(const MarlinArgs& args, Family family, const PlanRequest& 
 
 Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts,
                  const PlanRequest& request, Plan* plan) {
-  const int row_blocks = choose_row_blocks(args, family, request);
-  if (row_blocks == 0) {
+  const KernelInstance* const tile = choose_instance(args, family, request);
+  if (tile == nullptr) {
     return Status::error(std::string("marlin_gemm: no kernel for ") + name_of(args.a_type) +
                          " activations, " + name_of(args.b_format) + " weights and " +
                          name_of(args.c_type) +
                          " output was built into this library; build them all with `kernelpkg "
                          "build --set release`.");
   }
-  Status last_failure;
-  int best_threads = 0;
-  for (const KernelInstance& one : instances()) {
-    if (one.family != family || one.a_type != args.a_type || one.format != args.b_format ||
-        one.c_type != args.c_type || one.row_blocks != row_blocks ||
-        (request.cols != 0 && one.cols != request.cols)) {
-      continue;
-    }
-    int blocks_per_sm = 0;
-    Status prepared = prepare(one, args.device, facts, &blocks_per_sm);
-    if (!prepared.ok()) {
-      last_failure = prepared;
-      continue;
-    }
-    // The most threads that a multiprocessor holds; where two tiles tie, the narrower one, whose
-    // blocks are independent.
-    const int threads = blocks_per_sm * one.threads;
-    if (plan->instance != nullptr &&
-        (threads < best_threads || (threads == best_threads && one.cols > plan->instance->cols))) {
-      continue;
-    }
-    const int m_tiles = ceil_div(args.m, 16 * row_blocks), n_tiles = ceil_div(args.n, one.cols);
-    const int k_units = args.k / kUnitK;
-    if (static_cast<int64_t>(m_tiles) * n_tiles * k_units > kMaxUnits) {
-      return Status::error(
-          "marlin_gemm: size_m = " + std::to_string(args.m) +
-          " makes more work units than one launch counts (2^30); call it in slices of rows.");
-    }
-    const int tiles = m_tiles * n_tiles;
-    const int blocks = request.blocks != 0
-                           ? request.blocks
-                           : choose_blocks(tiles, k_units, row_blocks, facts.sms, blocks_per_sm);
-    plan->instance = &one;
-    plan->schedule =
-        Schedule::make(m_tiles, n_tiles, k_units, std::clamp(blocks, 1, tiles * k_units));
-    best_threads = threads;
+  KERNELPKG_RETURN_IF_ERROR(prepare(*tile, args.device, facts));
+  const int64_t m_tiles = ceil_div(args.m, tile->rows);
+  const int64_t n_tiles = ceil_div(args.n, kTileCols);
+  const int stages = static_cast<int>(padded_k(args.k) / tile->stage_k);
+  if (m_tiles * n_tiles > kMaxBlocks / 64) {
+    return Status::error("marlin_gemm: size_m = " + std::to_string(args.m) +
+                         " makes more tiles than one launch counts (2^24); call it in slices of "
+                         "rows.");
   }
-  if (plan->instance == nullptr) {
-    if (!last_failure.ok()) return last_failure;
-    return Status::error(
-        "marlin_gemm: the tile asked for was not built into this library; leave the choice free or "
-        "build with `kernelpkg build --set release`.");
-  }
-  if (plan->schedule.splits_k()) {
-    const int rows = std::min(args.m, 16 * plan->instance->row_blocks);
-    plan->slot_floats = static_cast<int64_t>(rows) * plan->instance->cols;
-    plan->workspace_bytes = static_cast<size_t>(plan->schedule.slots()) *
-                            static_cast<size_t>(plan->slot_floats) * sizeof(float);
+  const int64_t tiles = m_tiles * n_tiles;
+  const int parts = request.parts != 0
+                        ? std::clamp(request.parts, 1, std::min(kMaxParts, stages))
+                        : choose_parts(tiles, stages, tile->stage_k, facts.sms);
+  plan->instance = tile;
+  plan->schedule = Schedule::make(static_cast<int>(m_tiles), static_cast<int>(n_tiles), stages, parts);
+  if (parts > 1) {
+    plan->workspace_bytes = static_cast<size_t>(plan->schedule.blocks()) * tile->rows * kTileCols *
+                            sizeof(float);
   }
   return {};
 }

@@ -15,15 +15,14 @@ struct Plan {
   const KernelInstance* instance = nullptr;
   Schedule schedule = {};
   size_t workspace_bytes = 0;
-  int64_t slot_floats = 0;
 };
 
-// Narrows the choice, for tuning and tests; 0 leaves a field free. `blocks` is used as it is (at
-// most one per unit).
+// Narrows the choice, for tuning and tests; 0 leaves a field free.
 struct PlanRequest {
-  int row_blocks = 0;
-  int cols = 0;
-  int blocks = 0;
+  int rows = 0;
+  int stage_k = 0;
+  int stages = 0;
+  int parts = 0;  // at most one per stage
 };
 
 // `device` must be current. Same arguments on the same kind of device, same plan: results repeat

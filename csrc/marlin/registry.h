@@ -16,13 +16,13 @@ struct KernelInstance {
   DType a_type;
   WeightFormat format;
   DType c_type;
-  int row_blocks;  // of 16 rows
-  int cols;
+  int rows;
   int stage_k;
   int stages;
   int threads;
   size_t shared_bytes;
-  const void* kernel;  // the __global__ function's host handle
+  float fragment_scale;  // dequant.cuh
+  const void* kernel;    // the __global__ function's host handle
 };
 
 // Every instance that registered before main; not changed after.

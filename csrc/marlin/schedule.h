@@ -1,10 +1,11 @@
 // Who computes what. The output is cut into tiles; a tile's K, in pipeline stages, is cut into
 // `parts` of equal length to within one stage, and every block takes one part of one tile.
 //
-// A tile in one part is written by its block. Parts are added in the order of K, whoever ends
-// first: within a thread block cluster through shared memory (9.0 and later), else through float32
-// slots of the workspace by a second kernel. No block waits for one that might not be running, the
-// sum does not depend on timing, and the workspace needs no zeroing.
+// A tile in one part is written by its block. Parts go to float32 slots of the workspace, and a
+// second kernel adds a tile's slots in the order of K. So no block waits for another, the sum does
+// not depend on timing, and the workspace needs no zeroing. (Two other ways were tried on an H200
+// and were slower: thread block clusters that add through distributed shared memory, and splitting
+// only the tiles of the last round.)
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,7 @@
 namespace kernelpkg::marlin {
 
 constexpr int kTileCols = 128;
-constexpr int kMaxClusterParts = 8;  // the largest cluster every device with clusters can launch
+constexpr int kMaxParts = 32;  // of one tile: the reduction reads them one after another
 
 // Row tiles that are visited before the next column tile: enough to reuse weights from L2, few
 // enough that the activations of the group stay there too (16 tiles of 64 rows at K = 4096 are 8
@@ -26,17 +27,15 @@ struct Schedule {
   int n_tiles;
   int stages;  // along all of K
   int parts;
-  int share;    // stages of every part ...
-  int larger;   // ... and this many parts, the first ones, have one more
-  bool cluster;  // the parts of a tile are one cluster
+  int share;   // stages of every part ...
+  int larger;  // ... and this many parts, the first ones, have one more
 
-  static Schedule make(int m_tiles, int n_tiles, int stages, int parts, bool cluster) {
-    return {m_tiles, n_tiles, stages, parts, stages / parts, stages % parts, cluster && parts > 1};
+  static Schedule make(int m_tiles, int n_tiles, int stages, int parts) {
+    return {m_tiles, n_tiles, stages, parts, stages / parts, stages % parts};
   }
 
   KERNELPKG_HOST_DEVICE int tiles() const { return m_tiles * n_tiles; }
   KERNELPKG_HOST_DEVICE int blocks() const { return tiles() * parts; }
-  KERNELPKG_HOST_DEVICE bool through_workspace() const { return parts > 1 && !cluster; }
 
   KERNELPKG_HOST_DEVICE int begin(int part) const {
     return part * share + (part < larger ? part : larger);

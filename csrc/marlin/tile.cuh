@@ -9,26 +9,24 @@
 
 namespace kernelpkg::marlin {
 
-// Output tile of 16 kRowBlocks x kTileCols, kStageK of K per pipeline stage, kStages stages. Four
-// computing warps stand side by side, 32 columns each, over all rows: a weight is widened by one
-// thread, once, for up to 64 rows. Two such sets take turns at the stages, so that one converts
-// while the other multiplies; one more warp does nothing but copy.
-template <DType kActType, WeightFormat kWeightFormat, DType kOutType, int kRowBlockCount,
-          int kStageDepth, int kStageCount, int kBlocksPerSm>
+// Output tile of kRows x kTileCols. Four warps stand side by side, 32 columns each, over all rows: a
+// weight is widened by one thread, once, for up to 64 rows. kSets such sets share a tile; they take
+// turns along K, each with a ring of kStages stages of kStageK of its own, and meet only at the end.
+template <DType kActType, WeightFormat kWeightFormat, DType kOutType, int kRowCount,
+          int kStageDepth, int kSetCount, int kStageCount, int kBlocksPerSm>
 struct Tile {
   static constexpr DType kAct = kActType;
   static constexpr WeightFormat kFormat = kWeightFormat;
   static constexpr DType kOut = kOutType;
-  static constexpr int kRowBlocks = kRowBlockCount;
-  static constexpr int kRows = 16 * kRowBlocks;
+  static constexpr int kRows = kRowCount;
+  static constexpr int kRowBlocks = kRows / 8;  // the MMA's N
   static constexpr int kStageK = kStageDepth;
   static constexpr int kStages = kStageCount;
   static constexpr int kMinBlocksPerSm = kBlocksPerSm;
 
-  static constexpr int kColWarps = kTileCols / kUnitCols;
-  static constexpr int kSets = 2;
-  static constexpr int kComputeThreads = 32 * kColWarps * kSets;
-  static constexpr int kThreads = kComputeThreads + 32;
+  static constexpr int kSets = kSetCount;
+  static constexpr int kSetThreads = 32 * (kTileCols / kUnitCols);
+  static constexpr int kThreads = kSets * kSetThreads;
 
   static constexpr bool kFp8 = kAct == DType::kFloat8E4M3;
   static constexpr bool kHasZeros = kFormat == WeightFormat::kU4;
@@ -39,7 +37,7 @@ struct Tile {
   // Rows of A lie apart so that the lanes of one access (two rows of 64 bytes, or four of 32) meet
   // in no bank.
   static constexpr int kARowBytes = kStageK * kActBytes;
-  static constexpr int kARowPitch = kFp8 ? (kARowBytes == 128 ? 160 : 96) : kARowBytes + 64;
+  static constexpr int kARowPitch = kARowBytes + (kFp8 ? 32 : 64);
   static constexpr int kABytes = kRows * kARowPitch;
   static constexpr int kUnitBytes = 4 * unit_words(kFormat);
   static constexpr int kStripBytes = kBlocks32 * 2 * kUnitBytes;  // of one stage
@@ -52,12 +50,13 @@ struct Tile {
 
   static constexpr int kSumPitch = kTileCols + 4;  // floats: rows shift by one 16-byte bank group
   static constexpr int kSumBytes = kRows * kSumPitch * 4;
-  static constexpr int kSharedBytes = kStages * kStageBytes + 2 * kStages * kBarrierBytes;
+  static constexpr int kRings = kSets * kStages;
+  static constexpr int kSharedBytes = kRings * (kStageBytes + kBarrierBytes);
 
-  static_assert(kRowBlocks == 1 || kRowBlocks == 2 || kRowBlocks == 4);
+  static_assert(kRows == 8 || kRows == 16 || kRows == 32 || kRows == 64);
   static_assert(kStageK == 64 || kStageK == 128);
-  static_assert(kStages >= kSets && kStageBytes % 128 == 0);
-  static_assert(kSumBytes <= kStages * kStageBytes, "partial sums reuse the ring");
+  static_assert(kStages >= 2 && kStageBytes % 128 == 0);
+  static_assert(kSets * kSumBytes <= kRings * kStageBytes, "partial sums reuse the rings");
   static_assert(kOut == DType::kFloat16 || kOut == DType::kBFloat16);
   static_assert(kFp8 || kAct == kOut, "16-bit activations give their own type");
   static_assert(kSharedBytes <= kSharedMemoryPortable,

@@ -14,8 +14,6 @@ from functools import cache
 
 from kernelpkg.build.instance import Instance
 
-UNIT_K = 128
-
 
 @dataclass(frozen=True, slots=True)
 class _Format:
@@ -29,92 +27,127 @@ class _Format:
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    row_blocks: int  # of 16 rows
-    cols: int
-    stage_k: int
-    stages: int
+    rows: int
+    stage_k: int  # rows of K per pipeline stage
+    sets: int  # of four warps, which take turns along K
+    stages: int  # of each set
     blocks_per_sm: int  # the compiler keeps registers low enough for as many
 
 
+_COLS = 128
 _HALF, _BFLOAT, _FP8 = "kFloat16", "kBFloat16", "kFloat8E4M3"
 _SHORT = {_HALF: "fp16", _BFLOAT: "bf16"}
-_ENUM = {_HALF: 0, _BFLOAT: 1, _FP8: 2, "kU4B8": 0, "kE4M3": 1}  # values in csrc/common/dtypes.h
+# Values in csrc/common/dtypes.h.
+_ENUM = {_HALF: 0, _BFLOAT: 1, _FP8: 2}
+_FORMAT_ENUM = {"kU4B8": 0, "kE4M3": 1, "kU4": 2, "kU8B128": 3, "kNvfp4": 4, "kMxfp4": 5}
+
 _BYTES = {_HALF: 2, _BFLOAT: 2, _FP8: 1}
 
-_W8A16 = _Format("marlin_w8a16", "marlin_16bit", "kE4M3", 8, ((_HALF, _HALF), (_BFLOAT, _BFLOAT)), "mma16")
-_W4A16 = _Format("marlin_w4a16", "marlin_16bit", "kU4B8", 4, ((_HALF, _HALF), (_BFLOAT, _BFLOAT)), "mma16")
-_W4A8 = _Format("marlin_w4a8_fp8", "marlin_fp8", "kU4B8", 4, ((_FP8, _HALF), (_FP8, _BFLOAT)), "fp8_mma")
+_BOTH = ((_HALF, _HALF), (_BFLOAT, _BFLOAT))
+_FP8_BOTH = ((_FP8, _HALF), (_FP8, _BFLOAT))
 
-# 128 columns: on an H200 they beat 256 at almost every shape measured, since more, smaller blocks wait less
-# for each other. At most 50,176 B where it can be had, so that two blocks share the 100 KiB of an 8.6, 8.9 or
-# 12.x multiprocessor; with 64 rows it cannot everywhere, so a tile with twice the warps stands beside it.
-_TILES: dict[_Format, tuple[_Tile, ...]] = {
-    _W8A16: (
-        _Tile(1, 128, 64, 4, 4),
-        _Tile(2, 128, 64, 4, 3),
-        _Tile(4, 128, 64, 4, 2),
-        _Tile(4, 256, 64, 4, 1),
+
+def _weight_only(kernel: str, weights: str, bits: int, activations: tuple = _BOTH) -> _Format:
+    return _Format(kernel, "marlin_16bit", weights, bits, activations, "mma16")
+
+
+def _fp8(kernel: str, weights: str, bits: int, activations: tuple = _FP8_BOTH) -> _Format:
+    return _Format(kernel, "marlin_fp8", weights, bits, activations, "fp8_mma")
+
+
+_FORMATS = (
+    _weight_only("marlin_w8a16", "kE4M3", 8),
+    _weight_only("marlin_w4a16", "kU4B8", 4),
+    _weight_only("marlin_w4a16_zp", "kU4", 4),
+    _weight_only("marlin_w8a16_int8", "kU8B128", 8),
+    _weight_only("marlin_w4a16_nvfp4", "kNvfp4", 4),
+    _weight_only("marlin_w4a16_mxfp4", "kMxfp4", 4, ((_BFLOAT, _BFLOAT),)),
+    _fp8("marlin_w4a8_fp8", "kU4B8", 4),
+    _fp8("marlin_w4a8_fp8_zp", "kU4", 4),
+    _fp8("marlin_w4a8_fp8_mxfp4", "kMxfp4", 4, ((_FP8, _BFLOAT),)),
+    _fp8("marlin_w8a8_fp8", "kE4M3", 8),
+)
+
+# By (bits of a weight, bytes of an activation). With up to 32 rows two sets of warps and two blocks share a
+# multiprocessor; 64 rows need the registers of one set. 8 rows are half a tensor-core instruction per weight,
+# which decoding a few sequences is worth; with FP8 activations they are left out.
+_TILES = {
+    (8, 2): (
+        _Tile(8, 128, 2, 2, 2),
+        _Tile(16, 64, 2, 4, 2),
+        _Tile(32, 64, 2, 3, 2),
+        _Tile(64, 64, 1, 4, 2),
     ),
-    _W4A16: (
-        _Tile(1, 128, 128, 4, 4),
-        _Tile(2, 128, 64, 5, 3),
-        _Tile(4, 128, 64, 4, 2),
-        _Tile(4, 256, 64, 6, 1),
+    (4, 2): (
+        _Tile(8, 128, 2, 2, 3),
+        _Tile(16, 128, 2, 3, 2),
+        _Tile(32, 128, 2, 2, 2),
+        _Tile(64, 128, 1, 3, 2),
     ),
-    _W4A8: (
-        _Tile(1, 128, 128, 4, 4),
-        _Tile(2, 128, 128, 4, 3),
-        _Tile(4, 128, 128, 4, 2),
-        _Tile(4, 256, 128, 4, 1),
-    ),
+    (8, 1): (_Tile(16, 128, 2, 2, 2), _Tile(32, 128, 2, 2, 2), _Tile(64, 128, 1, 3, 2)),
+    (4, 1): (_Tile(16, 128, 2, 3, 2), _Tile(32, 128, 2, 3, 2), _Tile(64, 128, 1, 4, 2)),
 }
 
-# One instance per branch of the template: each weight format, each activation type, each number of row
-# blocks, both widths. (kernel, output type, row blocks, columns)
+# One instance per branch of the template: each weight format, each activation type, one set and two, few rows
+# and many. (kernel, output type, rows)
 _TEST_SET = {
-    ("marlin_w8a16", _HALF, 1, 128),
-    ("marlin_w8a16", _HALF, 4, 128),
-    ("marlin_w8a16", _BFLOAT, 1, 128),
-    ("marlin_w8a16", _BFLOAT, 4, 256),
-    ("marlin_w4a16", _HALF, 1, 128),
-    ("marlin_w4a16", _BFLOAT, 2, 128),
-    ("marlin_w4a16", _BFLOAT, 4, 128),
-    ("marlin_w4a8_fp8", _BFLOAT, 1, 128),
-    ("marlin_w4a8_fp8", _HALF, 4, 128),
-    ("marlin_w4a8_fp8_emulated", _BFLOAT, 1, 128),
-    ("marlin_w4a8_fp8_emulated", _HALF, 4, 128),
+    ("marlin_w8a16", _HALF, 16),
+    ("marlin_w8a16", _HALF, 64),
+    ("marlin_w8a16", _BFLOAT, 8),
+    ("marlin_w8a16", _BFLOAT, 64),
+    ("marlin_w4a16", _HALF, 8),
+    ("marlin_w4a16", _BFLOAT, 32),
+    ("marlin_w4a16", _BFLOAT, 64),
+    ("marlin_w4a16_zp", _HALF, 16),
+    ("marlin_w4a16_zp", _BFLOAT, 32),
+    ("marlin_w8a16_int8", _HALF, 32),
+    ("marlin_w8a16_int8", _BFLOAT, 16),
+    ("marlin_w4a16_nvfp4", _HALF, 16),
+    ("marlin_w4a16_nvfp4", _BFLOAT, 64),
+    ("marlin_w4a16_mxfp4", _BFLOAT, 16),
+    ("marlin_w4a8_fp8", _BFLOAT, 16),
+    ("marlin_w4a8_fp8", _HALF, 64),
+    ("marlin_w4a8_fp8_zp", _BFLOAT, 16),
+    ("marlin_w4a8_fp8_zp", _HALF, 32),
+    ("marlin_w4a8_fp8_mxfp4", _BFLOAT, 16),
+    ("marlin_w8a8_fp8", _BFLOAT, 16),
+    ("marlin_w8a8_fp8", _HALF, 64),
 }
 
 
 def _shared_memory(form: _Format, activation: str, tile: _Tile) -> int:
-    """Dynamic shared memory of a block in bytes: stages of activations, weights and one row of scales."""
-    rows = 16 * tile.row_blocks
-    activations = rows * tile.stage_k * _BYTES[activation]
-    weights = tile.stage_k * tile.cols * form.bits // 8
-    return tile.stages * (activations + weights + tile.cols * 2)
+    """Dynamic shared memory of a block in bytes, as csrc/marlin/tile.cuh counts it: per stage activations
+    (rows lie apart), weights, up to one row of scales and of zero points per 32 of K, one barrier."""
+    pitch = tile.stage_k + 32 if activation == _FP8 else tile.stage_k * 2 + 64
+    blocks = tile.stage_k // 32
+    scales = blocks * _COLS * (4 if form.weights == "kNvfp4" else 2)
+    zeros = blocks * _COLS if form.weights == "kU4" else 0
+    weights = tile.stage_k * _COLS * form.bits // 8
+    return tile.sets * tile.stages * (tile.rows * pitch + weights + scales + zeros + 8)
 
 
 def _instance(form: _Format, activation: str, output: str, tile: _Tile, emulated: bool) -> Instance:
     kernel = f"{form.kernel}_emulated" if emulated else form.kernel
     gate = "evidence_sm90" if emulated else form.gate
     family = "kEmulated" if emulated else "kShipped"
-    rows = 16 * tile.row_blocks
-    numbers = f"{tile.row_blocks}, {tile.cols}, {tile.stage_k}, {tile.stages}, {tile.blocks_per_sm}"
+    numbers = f"{tile.rows}, {tile.stage_k}, {tile.sets}, {tile.stages}, {tile.blocks_per_sm}"
     function = (
         f"marlin_kernel<kernelpkg::gates::{gate}, "
         f"kernelpkg::marlin::Tile<(kernelpkg::DType){_ENUM[activation]}, "
-        f"(kernelpkg::WeightFormat){_ENUM[form.weights]}, (kernelpkg::DType){_ENUM[output]}, {numbers}>"
+        f"(kernelpkg::WeightFormat){_FORMAT_ENUM[form.weights]}, (kernelpkg::DType){_ENUM[output]}, "
+        f"{numbers}>"
     )
-    in_test = (kernel, output, tile.row_blocks, tile.cols) in _TEST_SET
+    in_test = (form.kernel, output, tile.rows) in _TEST_SET
     return Instance(
-        name=f"{kernel}_{_SHORT[output]}_{rows}x{tile.cols}",
+        name=f"{kernel}_{_SHORT[output]}_{tile.rows}x{_COLS}",
         kernel=kernel,
         gate=form.gate,
         evidence="emulated" if emulated else None,
         declares=form.declares,
         sets=frozenset({"test", "release"} if in_test else {"release"}),
         source=(
-            f"// {kernel}: {rows} x {tile.cols} tile, {tile.stages} stages of {tile.stage_k} along K.\n"
+            f"// {kernel}: {tile.rows} x {_COLS} tile, {tile.sets} x {tile.stages} stages of "
+            f"{tile.stage_k} along K.\n"
             '#include "marlin/instance.cuh"\n\n'
             f"KERNELPKG_MARLIN_INSTANCE({family}, {gate}, {activation}, {form.weights}, {output}, "
             f"{numbers})\n"
@@ -134,11 +167,12 @@ def _helpers() -> Instance:
         declares="none",
         sets=frozenset({"test", "release"}),
         source=(
-            "// The kernels beside the GEMM: packing weights, adding partial sums.\n"
+            "// The kernels beside the GEMM: packing weights, padding activations, adding partial sums.\n"
+            '#include "marlin/pad_rows.cu"\n'
             '#include "marlin/reduce.cu"\n'
             '#include "marlin/repack.cu"\n'
         ),
-        function=r"marlin_(repack|reduce)_kernel<",
+        function=r"marlin_(repack|pad_rows|reduce)_kernel<",
         cost_seconds=3.0,
     )
 
@@ -147,12 +181,12 @@ def _helpers() -> Instance:
 def instances() -> tuple[Instance, ...]:
     """Every Marlin instance, shipped and emulated, and the helper kernels."""
     found = [_helpers()]
-    for form, tiles in _TILES.items():
+    for form in _FORMATS:
         for activation, output in form.activations:
+            tiles = _TILES[form.bits, _BYTES[activation]]
             found += [_instance(form, activation, output, tile, False) for tile in tiles]
-    for activation, output in _W4A8.activations:
-        for tile in _TILES[_W4A8]:
-            # The conversions of the emulated form need registers: half the blocks, or they would spill.
-            roomy = replace(tile, blocks_per_sm=max(1, tile.blocks_per_sm // 2))
-            found.append(_instance(_W4A8, activation, output, roomy, True))
+            if activation == _FP8:
+                # The conversions of the emulated form need registers: one block, or they would spill.
+                roomy = [replace(tile, blocks_per_sm=1) for tile in tiles]
+                found += [_instance(form, activation, output, tile, True) for tile in roomy]
     return tuple(found)
