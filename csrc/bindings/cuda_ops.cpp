@@ -3,14 +3,30 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <cstddef>
+
+#include "marlin/layout.h"
 
 // The CPU wheel of torch has no such symbol; weak, so that this library loads there and serves the CPU.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                                                     void** ret_stream);
 
+// torch's own GEMM, absent there for the same reason.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_cuda_mm_out(AtenTensorHandle out,
+                                                                        AtenTensorHandle self,
+                                                                        AtenTensorHandle mat2);
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_cuda_addmm_out(AtenTensorHandle out,
+                                                                           AtenTensorHandle self,
+                                                                           AtenTensorHandle mat1,
+                                                                           AtenTensorHandle mat2,
+                                                                           double beta, double alpha);
+
 namespace kernelpkg::bindings {
 namespace {
+
+// Bytes of widened weight at a time: large enough for full GEMMs, small beside the weights of a model.
+constexpr int64_t kWidenedBytes = int64_t{128} << 20;
 
 cudaStream_t current_stream(const char* op, int32_t device) {
   if (aoti_torch_get_current_cuda_stream == nullptr) {
@@ -54,6 +70,31 @@ Tensor aligned_rows(const Tensor& a, MarlinArgs* args) {
   return rows;
 }
 
+// The weight, widened a slice of columns at a time, and torch's GEMM.
+Tensor multiply_by_library(const Tensor& a, const OptionalTensor& bias, const MarlinArgs& args) {
+  Tensor c = torch::stable::new_empty(a, {args.m, args.n}, scalar_type(args.c_type));
+  const int64_t row = marlin::padded_k(args.k), wide_n = marlin::padded_n(args.n);
+  const int64_t fitting = kWidenedBytes / (row * size_of(args.c_type)) / marlin::kPadN * marlin::kPadN;
+  const int64_t slice = std::min(wide_n, std::max<int64_t>(fitting, marlin::kPadN));
+  Tensor wide = torch::stable::new_empty(a, {slice, row}, scalar_type(args.c_type));
+  for (int64_t begin = 0; begin < args.n; begin += slice) {
+    const int64_t columns = std::min(slice, args.n - begin);
+    check(marlin_widen(args, static_cast<int>(begin), static_cast<int>(columns), wide.mutable_data_ptr()));
+    Tensor used = torch::stable::narrow(wide, 0, 0, columns);
+    const Tensor weight = torch::stable::transpose(torch::stable::narrow(used, 1, 0, args.k), 0, 1);
+    const Tensor out = torch::stable::narrow(c, 1, begin, columns);
+    if (bias.has_value()) {
+      Tensor whole = bias.value();
+      const Tensor part = torch::stable::narrow(whole, 0, begin, columns);
+      TORCH_ERROR_CODE_CHECK(
+          aoti_torch_cuda_addmm_out(out.get(), part.get(), a.get(), weight.get(), 1.0, 1.0));
+    } else {
+      TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_mm_out(out.get(), a.get(), weight.get()));
+    }
+  }
+  return c;
+}
+
 template <class Bytes, class Run>
 Tensor run_marlin(const char* op, const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
                   const OptionalTensor& b_zeros, const OptionalTensor& a_scales, const OptionalTensor& bias,
@@ -64,6 +105,10 @@ Tensor run_marlin(const char* op, const Tensor& a, const Tensor& b_packed, const
   args.device = a.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(args.device);
   args.stream = current_stream(op, args.device);
+  if (marlin_prefers_library(args) && aoti_torch_cuda_mm_out != nullptr &&
+      aoti_torch_cuda_addmm_out != nullptr) {
+    return multiply_by_library(a, bias, args);
+  }
   const Tensor rows = aligned_rows(a, &args);
   Tensor c = torch::stable::new_empty(a, {args.m, args.n}, scalar_type(args.c_type));
   args.c = c.mutable_data_ptr();

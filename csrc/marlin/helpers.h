@@ -18,6 +18,10 @@ cudaError_t launch_reduce(const Params& params, int tile_rows, DType c_type, boo
 
 cudaError_t launch_repack(const MarlinRepackArgs& args);
 
+// Columns [first_col, first_col + cols) of args' weight in c_type with their scales, as
+// [cols in whole units, padded_k], K innermost. first_col is a multiple of kUnitCols.
+cudaError_t launch_widen(const MarlinArgs& args, int first_col, int cols, void* wide);
+
 cudaError_t launch_pad_rows(const MarlinPadArgs& args);
 
 }  // namespace kernelpkg::marlin

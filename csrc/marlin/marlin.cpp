@@ -9,6 +9,7 @@
 #include "marlin/device.h"
 #include "marlin/helpers.h"
 #include "marlin/plan.h"
+#include "marlin/wgmma.h"
 
 namespace kernelpkg {
 namespace marlin {
@@ -39,12 +40,12 @@ Status admit(const MarlinArgs& args, Family family, const DeviceFacts& facts) {
                                            : require<gates::marlin_16bit>("marlin_gemm", facts);
 }
 
-Status check_workspace(const MarlinArgs& args, const Plan& plan) {
-  if (plan.workspace_bytes == 0) return {};
-  if (args.workspace == nullptr || args.workspace_bytes < plan.workspace_bytes) {
+Status check_workspace(const MarlinArgs& args, size_t needed) {
+  if (needed == 0) return {};
+  if (args.workspace == nullptr || args.workspace_bytes < needed) {
     return Status::error("marlin_gemm: the workspace has " +
                          std::to_string(args.workspace == nullptr ? 0 : args.workspace_bytes) +
-                         " bytes and this call needs " + std::to_string(plan.workspace_bytes) +
+                         " bytes and this call needs " + std::to_string(needed) +
                          "; ask marlin_workspace_bytes with the same arguments.");
   }
   if (reinterpret_cast<uintptr_t>(args.workspace) % 16 != 0) {
@@ -52,6 +53,19 @@ Status check_workspace(const MarlinArgs& args, const Plan& plan) {
         "marlin_gemm: the workspace does not start on a 16-byte boundary; pass memory that does.");
   }
   return {};
+}
+
+// Rows above which the wgmma kernel reads its weights faster than the MMA pipe of mma.sync is fed,
+// and above which widening the whole weight once for a library's GEMM is faster still. Both by
+// measurement on an H200.
+constexpr int kWgmmaRows = 33;
+constexpr int kLibraryRows = 2048;
+
+bool takes_wgmma(const MarlinArgs& args, Family family, const DeviceFacts& facts,
+                 const PlanRequest& request) {
+  return family == Family::kShipped && request.rows == 0 && request.parts == 0 &&
+         args.m >= kWgmmaRows && gates::marlin_wgmma::admits(facts.major, facts.minor) &&
+         wgmma_takes(args, facts);
 }
 
 Params make_params(const MarlinArgs& args, const Plan& plan) {
@@ -76,13 +90,10 @@ Params make_params(const MarlinArgs& args, const Plan& plan) {
   params.scale_mode = args.b_format == WeightFormat::kNvfp4 ? ScaleMode::kOnWeights
                       : args.group_size == -1              ? ScaleMode::kChannel
                                                             : ScaleMode::kGrouped;
-  params.group_shift = 30;
-  params.group_blocks = tile.stage_k / kUnitRows;
-  if (args.group_size != -1) {
-    for (params.group_shift = 0; 1 << params.group_shift < args.group_size;) ++params.group_shift;
-    params.group_blocks =
-        std::clamp(args.group_size, kUnitRows, tile.stage_k) / kUnitRows;
-  }
+  params.group_shift = group_shift(args.group_size);
+  params.group_blocks =
+      std::clamp(args.group_size == -1 ? tile.stage_k : args.group_size, kUnitRows, tile.stage_k) /
+      kUnitRows;
   params.schedule = plan.schedule;
   return params;
 }
@@ -122,9 +133,13 @@ Status run(const MarlinArgs& args, Family family, const PlanRequest& request) {
   if (args.m == 0) return {};
   const CurrentDevice current(args.device);
   KERNELPKG_RETURN_IF_ERROR(current.status());
+  if (takes_wgmma(args, family, facts, request)) {
+    KERNELPKG_RETURN_IF_ERROR(check_workspace(args, wgmma_workspace_bytes(args, facts)));
+    return wgmma_run(args, facts);
+  }
   Plan plan;
   KERNELPKG_RETURN_IF_ERROR(make_plan(args, family, facts, request, &plan));
-  KERNELPKG_RETURN_IF_ERROR(check_workspace(args, plan));
+  KERNELPKG_RETURN_IF_ERROR(check_workspace(args, plan.workspace_bytes));
 
   const KernelInstance& tile = *plan.instance;
   Params params = make_params(args, plan);
@@ -152,6 +167,8 @@ size_t workspace_bytes(const MarlinArgs& args, Family family, const PlanRequest&
     return 0;
   }
   const CurrentDevice current(args.device);
+  if (current.status().ok() && takes_wgmma(args, family, facts, request))
+    return wgmma_workspace_bytes(args, facts);
   Plan plan;
   if (!current.status().ok() || !make_plan(args, family, facts, request, &plan).ok()) return 0;
   return plan.workspace_bytes;
@@ -173,6 +190,24 @@ size_t marlin_emulated_workspace_bytes(const MarlinArgs& args) {
 
 Status marlin_gemm_emulated(const MarlinArgs& args) {
   return marlin::run(args, marlin::Family::kEmulated, {});
+}
+
+bool marlin_prefers_library(const MarlinArgs& args) {
+  marlin::DeviceFacts facts;
+  return args.m >= marlin::kLibraryRows && args.a_type == args.c_type &&
+         marlin::device_facts(args.device, &facts).ok() &&
+         gates::marlin_wgmma::admits(facts.major, facts.minor);
+}
+
+Status marlin_widen(const MarlinArgs& args, int first_col, int cols, void* wide) {
+  MarlinArgs weight = args;
+  weight.m = 0;  // the activations need not be such as the kernels take
+  KERNELPKG_RETURN_IF_ERROR(marlin::check_gemm(weight));
+  const marlin::CurrentDevice current(args.device);
+  KERNELPKG_RETURN_IF_ERROR(current.status());
+  const cudaError_t error = marlin::launch_widen(args, first_col, cols, wide);
+  if (error != cudaSuccess) return marlin::cuda_failure("marlin_widen: the launch failed", error);
+  return {};
 }
 
 Status marlin_repack(const MarlinRepackArgs& args) {

@@ -22,6 +22,13 @@ constexpr int kMaxParts = 32;  // of one tile: the reduction reads them one afte
 // MiB; GB10 has 24 MiB).
 constexpr int kRasterRows = 16;
 
+// log2 of the rows of K per group: 30 where one group is all of K.
+inline int group_shift(int group_size) {
+  int shift = group_size == -1 ? 30 : 0;
+  while (group_size != -1 && 1 << shift < group_size) ++shift;
+  return shift;
+}
+
 struct Schedule {
   int m_tiles;
   int n_tiles;

@@ -209,20 +209,24 @@ Status prepare(const WgmmaInstance& one, int device, const DeviceFacts& facts, C
   return {};
 }
 
-// Microseconds of a plan, to rank plans by. A block's stage costs the longest of: its MMA, widening
-// its weights, and its bytes at its share of the memory's rate. Constants from an H200.
-double expected_us(const WgmmaInstance& one, int64_t tiles, int stages, int splits, int room) {
-  constexpr double kMmaPerUs = 1.05e6 * 2;     // tokens x columns x K per microsecond and block
-  constexpr double kWidenPerUs = 1.0e5;        // weights per microsecond and block
+// Microseconds of a plan, to rank plans by; constants fitted to a sweep on an H200. A block's stage
+// takes as long as widening and multiplying it, or as its bytes at the block's share of the memory's
+// rate.
+double expected_us(const WgmmaInstance& one, const MarlinArgs& args, int64_t tiles, int splits,
+                   int room) {
+  constexpr double kFixed = 4.0;               // launch, first stage's way from memory, last rows
   constexpr double kMemoryBytesPerUs = 4.0e6;  // of the whole device
+  const int stages = static_cast<int>(padded_k(args.k) / one.stage_k);
   const double weights = static_cast<double>(one.cols) * one.stage_k;
   const double bytes = weights / (kUnitCols * kUnitRows) * one.unit_bytes;
   const int64_t waves = (tiles + room - 1) / room;
-  const double at_once = static_cast<double>(tiles) * splits / static_cast<double>(waves);
-  const double stage = std::max({weights * one.tokens / kMmaPerUs, weights / kWidenPerUs,
-                                 bytes * at_once / kMemoryBytesPerUs});
-  const double split = splits > 1 ? 1.5 + one.tokens / 64.0 : 0.0;
-  return static_cast<double>(waves) * (ceil_div(stages, splits) * stage + 1.0) + split + 2.5;
+  const double at_once = static_cast<double>(std::min<int64_t>(tiles, room)) * splits;
+  const double stage = std::max(one.stage_k / 128.0 * (0.71 + 0.0066 * one.tokens),
+                                bytes * at_once / kMemoryBytesPerUs);
+  const double pass =
+      one.ordered ? 1.5 + static_cast<double>(args.m) * padded_k(args.k) * 4 / 3.0e6 : 0.0;
+  const double split = splits > 1 ? 1.0 + 0.2 * splits + one.tokens / 64.0 : 0.0;
+  return kFixed + pass + static_cast<double>(waves) * (ceil_div(stages, splits) * stage + split);
 }
 
 }  // namespace
@@ -266,7 +270,7 @@ Status wgmma_plan(const MarlinArgs& args, const DeviceFacts& facts, const WgmmaR
       if (request.splits != 0 && splits != request.splits) continue;
       if (splits > stages || room[splits] < 1) continue;
       if (splits > 1 && tiles * splits > 65536) continue;
-      const double us = expected_us(one, tiles, stages, splits, room[splits]);
+      const double us = expected_us(one, args, tiles, splits, room[splits]);
       if (plan->instance != nullptr && us >= plan->us) continue;
       const int64_t blocks = splits > 1 ? tiles * splits : std::min<int64_t>(tiles, facts.sms);
       const size_t workspace =

@@ -142,8 +142,6 @@ __device__ __forceinline__ void produce(const WgmmaMaps& maps, const WgmmaParams
 // its 8-byte loads spread over all banks.
 template <class T>
 struct WgmmaLane {
-  int g;
-  int t;
   int col;  // the first of the 4 kBlocks neighbouring columns it shares with the lane four on
   // Where in stage 0 its words (for each load of a unit), scales and zero points begin.
   uint32_t weights[T::kWordRows];
@@ -154,8 +152,8 @@ struct WgmmaLane {
   uint32_t group_row[T::kUnits];  // a stage's row of scales for each unit
 
   __device__ __forceinline__ WgmmaLane(int thread, const WgmmaShared<T>& shared,
-                                       const WgmmaParams& params)
-      : g(thread % 32 / 4), t(thread % 4) {
+                                       const WgmmaParams& params) {
+    const int g = thread % 32 / 4, t = thread % 4;
     const int unit_col = T::kBlocks == 2 ? thread / 32 : thread / 64;  // of the tile's eight
     const int first_tile = T::kBlocks == 2 ? 0 : 2 * ((thread / 32 ^ g >> 1) & 1);
     col = kUnitCols * unit_col + 8 * (g >> 1) + 2 * first_tile;
@@ -185,10 +183,12 @@ struct WgmmaLane {
       group_row[unit] = T::kNvfp4Scales ? 0 : unit >> (params.group_shift - 5);
     // Kept in registers: left alone, the compiler computes them again in every turn, which costs
     // as many instructions as the work.
-    for (uint32_t* value : {&scales, &zeros, &shift, &selector})
-      asm volatile("" : "+r"(*value));
+    for (uint32_t* value : {&scales, &zeros, &shift}) asm volatile("" : "+r"(*value));
+    if constexpr (!T::kNvfp4Scales) asm volatile("" : "+r"(selector));
+    if constexpr (!T::kNvfp4Scales) {
 #pragma unroll
-    for (int unit = 1; unit < T::kUnits; ++unit) asm volatile("" : "+r"(group_row[unit]));
+      for (int unit = 1; unit < T::kUnits; ++unit) asm volatile("" : "+r"(group_row[unit]));
+    }
   }
 };
 
@@ -349,17 +349,16 @@ __device__ __forceinline__ void consume(WgmmaSums<T>& sums, const WgmmaParams& p
 }
 
 // A thread holds, of each eight tokens, two for its columns, every other one; its neighbour four lanes
-// on has those between. They swap so that each has all 4 kBlocks of one token: token 8 j + token_of,
-// columns from lane.col.
-template <class T>
-__device__ __forceinline__ int token_of(const WgmmaLane<T>& lane) {
-  return 2 * lane.t + (lane.g & 1);
+// on has those between. They swap so that each has all 4 kBlocks of one token: token
+// 8 j + token_of_lane(), columns from lane.col.
+__device__ __forceinline__ bool owns_odd_columns() { return threadIdx.x & 4; }
+__device__ __forceinline__ int token_of_lane() {
+  return 2 * (threadIdx.x % 4) + owns_odd_columns();
 }
 template <class T>
 __device__ __forceinline__ void gather_columns(float (&values)[4 * T::kBlocks],
-                                               const WgmmaSums<T>& sums, int j,
-                                               const WgmmaLane<T>& lane) {
-  const bool odd = lane.g & 1;
+                                               const WgmmaSums<T>& sums, int j) {
+  const bool odd = owns_odd_columns();
 #pragma unroll
   for (int tile = 0; tile < T::kLaneTiles; ++tile) {
     const float first = sums[tile >> 1][4 * j + 2 * (tile & 1)];
@@ -426,48 +425,71 @@ struct WgmmaColumns {
   }
 };
 
-// Adds the partial sums of the cluster's blocks. Each block lays its own out in the memory of its
-// stages, which no copy and no MMA uses any more, then adds and writes its share of the rows.
+// How a cluster shares a tile's rows for adding up: each block owns `share` eights of them, and has
+// room for one part of these from every block, in the memory of its stages.
 template <class T>
-__device__ __forceinline__ void store_shared_sums(const WgmmaSums<T>& sums, const WgmmaLane<T>& lane,
-                                                  const WgmmaShared<T>& shared) {
+struct WgmmaShare {
+  int rows;   // of the tile
+  int share;  // eights of rows to a block
+  uint32_t base;
+
+  __device__ __forceinline__ WgmmaShare(const WgmmaParams& params, const WgmmaWork& work,
+                                        const WgmmaShared<T>& shared)
+      : rows(params.m - work.row < T::kTokens ? params.m - work.row : T::kTokens),
+        share(((rows + 7) / 8 + params.splits - 1) / params.splits),
+        base(shared.base) {}
+  // Row `row` of the owner's share as block `rank` computed it.
+  __device__ __forceinline__ uint32_t at(int rank, int row, int col) const {
+    return base + ((rank * share * 8 + row) * T::kSumRow + col) * 4;
+  }
+};
+
+// Sends this block's sums to the rows' owners: stores, which nobody waits for one by one.
+template <class T>
+__device__ __forceinline__ void send_sums(const WgmmaSums<T>& sums, const WgmmaLane<T>& lane,
+                                          const WgmmaShare<T>& share, int rank) {
+  int owner = 0, within = 0;
 #pragma unroll
   for (int j = 0; j < T::kTokens / 8; ++j) {
+    if (8 * j >= share.rows) break;
     float values[4 * T::kBlocks];
-    gather_columns<T>(values, sums, j, lane);
-    const uint32_t target =
-        shared.base + ((8 * j + token_of(lane)) * T::kSumRow + lane.col) * 4;
+    gather_columns<T>(values, sums, j);
+    const uint32_t target = ptx::cluster_address(
+        share.at(rank, within * 8 + token_of_lane(), lane.col), owner);
 #pragma unroll
     for (int i = 0; i < T::kBlocks; ++i) {
-      ptx::store_shared_16(target + 16 * i, {values[4 * i], values[4 * i + 1], values[4 * i + 2],
-                                             values[4 * i + 3]});
+      ptx::store_cluster_16(target + 16 * i, {values[4 * i], values[4 * i + 1], values[4 * i + 2],
+                                              values[4 * i + 3]});
+    }
+    if (++within == share.share) {
+      within = 0;
+      ++owner;
     }
   }
 }
 
+// Adds what all blocks sent, in the order of K, and writes this block's rows.
 template <class T>
-__device__ __forceinline__ void add_cluster_sums(const WgmmaParams& params, const WgmmaWork& work,
-                                                 const WgmmaShared<T>& shared, int thread,
-                                                 int rank) {
-  constexpr int kRowsAtOnce = T::kConsumerThreads / (T::kCols / 8);
-  const int rows = params.m - work.row < T::kTokens ? params.m - work.row : T::kTokens;
-  const int share = (rows + params.splits - 1) / params.splits;
-  const int col = thread % (T::kCols / 8) * 8;
+__device__ __forceinline__ void add_sums(const WgmmaParams& params, const WgmmaWork& work,
+                                         const WgmmaShare<T>& share, int thread, int rank) {
+  constexpr int kThreadsPerRow = T::kCols / 8;
+  const int first = rank * share.share * 8;
+  const int left = share.rows - first;
+  const int rows = left < share.share * 8 ? left : share.share * 8;
+  const int col = thread % kThreadsPerRow * 8;
   const WgmmaColumns<T::kAct, 8> columns(params, work.col + col);
-  const int end = (rank + 1) * share < rows ? (rank + 1) * share : rows;
-  // Whatever is read here is stored, so no load is still under way when this block says it is done.
-  const int begin = columns.col < params.n ? rank * share + thread / (T::kCols / 8) : end;
-  for (int row = begin; row < end; row += kRowsAtOnce) {
-    const uint32_t source = shared.base + (row * T::kSumRow + col) * 4;
+  for (int row = thread / kThreadsPerRow; row < rows;
+       row += T::kConsumerThreads / kThreadsPerRow) {
     float sums[8] = {};
-#pragma unroll 4
+#pragma unroll 2
     for (int block = 0; block < params.splits; ++block) {
-      const uint32_t there = ptx::cluster_address(source, block);
-      const float4 low = ptx::load_cluster(there), high = ptx::load_cluster(there + 16);
-      sums[0] += low.x, sums[1] += low.y, sums[2] += low.z, sums[3] += low.w;
-      sums[4] += high.x, sums[5] += high.y, sums[6] += high.z, sums[7] += high.w;
+      const uint32_t source = share.at(block, row, col);
+      const uint4 low = ptx::load_shared_16(source), high = ptx::load_shared_16(source + 16);
+      const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sums[i] += __uint_as_float(words[i]);
     }
-    columns.store(params, work.row + row, sums);
+    columns.store(params, work.row + first + row, sums);
   }
 }
 
@@ -539,18 +561,17 @@ __global__ void __launch_bounds__(T::kThreads, 1)
 #pragma unroll
           for (int j = 0; j < T::kTokens / 8; ++j) {
             float values[4 * T::kBlocks];
-            gather_columns<T>(values, sums, j, lane);
-            columns.store(params, work.row + 8 * j + token_of(lane), values);
+            gather_columns<T>(values, sums, j);
+            columns.store(params, work.row + 8 * j + token_of_lane(), values);
           }
         } else {
-          ptx::named_barrier<T::kConsumerThreads>(1);  // the other warpgroup's MMA have read theirs
-          store_shared_sums<T>(sums, lane, shared);
-          ptx::cluster_arrive<true>();
+          const WgmmaShare<T> share(params, work, shared);
+          ptx::cluster_arrive<false>();  // no MMA of the cluster reads its stages any more
           ptx::cluster_wait();
-          add_cluster_sums<T>(params, work, shared, threadIdx.x, rank);
-          __syncwarp();
-          ptx::cluster_arrive<false>();  // no block may leave while others read its sums
+          send_sums<T>(sums, lane, share, rank);
+          ptx::cluster_arrive<true>();  // all sums have arrived
           ptx::cluster_wait();
+          add_sums<T>(params, work, share, threadIdx.x, rank);
         }
       }
     }

@@ -89,7 +89,8 @@ struct WgmmaTile {
   // Partial sums of a split K, float32, in the memory of the stages; rows padded against bank
   // conflicts.
   static constexpr int kSumRow = kCols + 4;
-  static constexpr int kSumBytes = kTokens * kSumRow * 4;
+  static constexpr int kSumRows = kTokens + 8 * (kWgmmaMaxSplits - 1);  // shares are whole eights
+  static constexpr int kSumBytes = kSumRows * kSumRow * 4;
 
   static_assert(kStageK % 64 == 0 && kPadK % kStageK == 0);
   static_assert(kTurns % 2 == 0, "fragments alternate between two sets of registers");

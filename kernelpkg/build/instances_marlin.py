@@ -167,12 +167,13 @@ def _helpers() -> Instance:
         declares="none",
         sets=frozenset({"test", "release"}),
         source=(
-            "// The kernels beside the GEMM: packing weights, padding activations, adding partial sums.\n"
+            "// The kernels beside the GEMM: packing, padding, adding partial sums, widening.\n"
             '#include "marlin/pad_rows.cu"\n'
             '#include "marlin/reduce.cu"\n'
             '#include "marlin/repack.cu"\n'
+            '#include "marlin/widen.cu"\n'
         ),
-        function=r"marlin_(repack|pad_rows|reduce)_kernel<",
+        function=r"marlin_(repack|pad_rows|reduce|widen)_kernel<",
         cost_seconds=3.0,
     )
 

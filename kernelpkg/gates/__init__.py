@@ -19,6 +19,7 @@ from kernelpkg.gates.runtime import (
 from kernelpkg.gates.table import (
     EVIDENCE,
     GATES,
+    GUARDS,
     Answer,
     Gate,
     GateRefusal,
@@ -34,6 +35,7 @@ from kernelpkg.gates.table import (
 __all__ = [
     "EVIDENCE",
     "GATES",
+    "GUARDS",
     "LAYERS",
     "Agreement",
     "Answer",

@@ -26,7 +26,7 @@ from kernelpkg.arch.capability import Capability
 from kernelpkg.arch.target import Target
 from kernelpkg.errors import KernelpkgError
 from kernelpkg.gates.generate import CMAKE_NAME, HEADER_NAME, cmake_text, header_text
-from kernelpkg.gates.table import EVIDENCE, Gate
+from kernelpkg.gates.table import GUARDS, Gate
 
 GUARD = Path("csrc/common/guard.cuh")
 
@@ -197,6 +197,7 @@ __global__ void probe(int* out) {
 #define KERNELPKG_PROBE(gate) template __global__ void probe<kernelpkg::gates::gate>(int*);
 KERNELPKG_FOR_EACH_GATE(KERNELPKG_PROBE)
 KERNELPKG_PROBE(evidence_sm90)
+KERNELPKG_PROBE(marlin_wgmma)
 """
 
 
@@ -240,7 +241,7 @@ def ask_device_guard(
             )
             dump = ["-c"] if Path(tools.disassembler).name.startswith("nvdisasm") else ["--dump-sass"]
             sass = _run([tools.disassembler, *dump, "probe.cubin"], folder, "the disassembler")
-            return _verdicts(sass, [*gates, EVIDENCE])
+            return _verdicts(sass, [*gates, *GUARDS])
 
         return cache.get(("device", tools.nvcc, tools.disassembler, header, guard, PROBE, str(target)), run)
 

@@ -311,10 +311,33 @@ EVIDENCE = Gate(
     ),
 )
 
+# Not a gate either: where marlin_gemm, admitted by its own gate, may take the route with wgmma. A device that
+# this does not admit takes the other route, so nothing is refused for its sake.
+WGMMA = Gate(
+    id="marlin_wgmma",
+    title="marlin, many rows by wgmma",
+    operator="marlin_gemm",
+    activation="16bit",
+    admits=(exact("9.0"),),
+    ships=parse_targets("9.0a"),
+    proof=("HGMMA",),
+    need="exactly 9.0",
+    refusals=(
+        Refusal(
+            ANYTHING,
+            "it uses wgmma, which only 9.0 has and no later generation kept",
+            "call marlin_gemm, which then takes the route with mma.sync",
+        ),
+    ),
+)
+
+# What is generated beside the gates, by the same rules, and asked by no user.
+GUARDS = (EVIDENCE, WGMMA)
+
 
 def gate(gate_id: str, gates: Iterable[Gate] = GATES) -> Gate:
     """The gate of this id. Raises UsageError with the known ids where there is none."""
-    known = (*gates, EVIDENCE)
+    known = (*gates, *GUARDS)
     for entry in known:
         if entry.id == gate_id:
             return entry

@@ -13,6 +13,7 @@ from kernelpkg.arch import CAPABILITIES, TOOLKIT_TARGETS, Target
 from kernelpkg.errors import CheckFailed, UsageError
 from kernelpkg.gates import (
     GATES,
+    GUARDS,
     LAYERS,
     agreement,
     at_least_89,
@@ -87,7 +88,7 @@ def test_the_header_stands_alone_and_refuses_in_pythons_words(cache: Cache) -> N
 def test_the_header_is_constexpr_and_never_device_code_on_the_host(tmp_path: Path) -> None:
     generate(tmp_path)
     lines = ['#include "kernelpkg_gates.h"', "using namespace kernelpkg::gates;"]
-    for one in (*GATES, gate("evidence_sm90")):
+    for one in (*GATES, *GUARDS):
         lines.append(f"static_assert(!{one.id}::kDeviceCode);")
         for capability in CAPABILITIES:
             sign = "" if one.ask(capability) else "!"
@@ -138,7 +139,7 @@ def test_the_guard_leaves_code_for_shipped_targets_and_a_trap_for_all_others(cac
     ]
     verdicts = ask_device_guard(GATES, targets, TOOLS, cache)
     for target in targets:
-        for one in (*GATES, gate("evidence_sm90")):
+        for one in (*GATES, *GUARDS):
             expected = "alive" if target in one.ships else "dead"
             assert verdicts[target][one.id] == expected, (one.id, str(target))
 
