@@ -77,11 +77,11 @@ Status encode(const char* what, const Tensor& tensor, CUtensorMap* map) {
         "later.");
   }
   const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  const CUresult result = encode_tensor(
-      map, tensor.type, static_cast<cuuint32_t>(tensor.extents.size()),
-      const_cast<void*>(tensor.base), tensor.extents.data(), tensor.strides.data(),
-      tensor.box.data(), steps, CU_TENSOR_MAP_INTERLEAVE_NONE, tensor.swizzle,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encode_tensor(map, tensor.type, static_cast<cuuint32_t>(tensor.extents.size()),
+                    const_cast<void*>(tensor.base), tensor.extents.data(), tensor.strides.data(),
+                    tensor.box.data(), steps, CU_TENSOR_MAP_INTERLEAVE_NONE, tensor.swizzle,
+                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return {};
   return Status::error(std::string("marlin_gemm: the driver refused the tensor map of ") + what +
                        " (error " + std::to_string(static_cast<int>(result)) + ").");
@@ -91,36 +91,35 @@ Status make_maps(const MarlinArgs& args, const WgmmaInstance& one, WgmmaMaps* ma
   using Extent = cuuint64_t;
   const Extent n_pad = padded_n(args.n), k_pad = padded_k(args.k);
   const cuuint32_t cols = one.cols, units = one.stage_k / kUnitRows;
-  // Rows up to k rounded up to 8: the rest of the last stage, and of the last tile, arrives as zeros.
+  // Rows up to k rounded up to 8: the rest of the last stage, and of the last tile, arrives as
+  // zeros.
   const void* a = one.ordered ? args.workspace : args.a;
   const Extent k = one.ordered ? k_pad : (static_cast<Extent>(args.k) + 7) / 8 * 8;
   const Extent lda = one.ordered ? k_pad : static_cast<Extent>(args.lda);
-  KERNELPKG_RETURN_IF_ERROR(encode(
-      "a",
-      {args.a_type == DType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                      : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-       a,
-       {k, static_cast<Extent>(args.m)},
-       {lda * 2},
-       {64, static_cast<cuuint32_t>(one.tokens)},
-       CU_TENSOR_MAP_SWIZZLE_128B},
-      &maps->activations));
+  KERNELPKG_RETURN_IF_ERROR(
+      encode("a",
+             {args.a_type == DType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                             : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+              a,
+              {k, static_cast<Extent>(args.m)},
+              {lda * 2},
+              {64, static_cast<cuuint32_t>(one.tokens)},
+              CU_TENSOR_MAP_SWIZZLE_128B},
+             &maps->activations));
   const Extent strip_bytes = k_pad / kUnitRows * 2 * one.unit_bytes;
   // Rows of 128 bytes, swizzled; the halves of an 8-bit unit take turns (wgmma.cuh says why).
   constexpr Extent kHalfBytes = 4 * kHalfWords;
   const Extent halves = one.unit_bytes / kHalfBytes;
-  KERNELPKG_RETURN_IF_ERROR(
-      encode("b_packed",
-             {CU_TENSOR_MAP_DATA_TYPE_INT64,
-              args.b,
-              {128 / 8, halves, kHalfBytes / 128, k_pad / kUnitRows * 2, n_pad / kStripCols},
-              {kHalfBytes, 128, static_cast<Extent>(one.unit_bytes), strip_bytes},
-              {128 / 8, static_cast<cuuint32_t>(halves), kHalfBytes / 128, units * 2,
-               cols / kStripCols},
-              CU_TENSOR_MAP_SWIZZLE_128B},
-             &maps->weights));
-  const cuuint32_t rows =
-      args.group_size == -1 ? 1 : std::max(1, one.stage_k / args.group_size);
+  KERNELPKG_RETURN_IF_ERROR(encode(
+      "b_packed",
+      {CU_TENSOR_MAP_DATA_TYPE_INT64,
+       args.b,
+       {128 / 8, halves, kHalfBytes / 128, k_pad / kUnitRows * 2, n_pad / kStripCols},
+       {kHalfBytes, 128, static_cast<Extent>(one.unit_bytes), strip_bytes},
+       {128 / 8, static_cast<cuuint32_t>(halves), kHalfBytes / 128, units * 2, cols / kStripCols},
+       CU_TENSOR_MAP_SWIZZLE_128B},
+      &maps->weights));
+  const cuuint32_t rows = args.group_size == -1 ? 1 : std::max(1, one.stage_k / args.group_size);
   const Extent groups = padded_groups(args.k, args.group_size);
   if (one.format == WeightFormat::kNvfp4) {
     KERNELPKG_RETURN_IF_ERROR(encode("b_scales",
@@ -209,23 +208,27 @@ Status prepare(const WgmmaInstance& one, int device, const DeviceFacts& facts, C
   return {};
 }
 
-// Microseconds of a plan, to rank plans by; constants fitted to a sweep on an H200. A block's stage
-// takes as long as widening and multiplying it, or as its bytes at the block's share of the memory's
-// rate.
+// Microseconds of a plan, to rank plans by; constants fitted to a sweep on an H200 (4096 x 4096 to
+// 28672 x 8192, M = 16 to 4096, 1 to 8 parts). A block's stage takes as long as widening and
+// multiplying it, or as its bytes at the block's share of the memory's rate.
 double expected_us(const WgmmaInstance& one, const MarlinArgs& args, int64_t tiles, int splits,
                    int room) {
-  constexpr double kFixed = 4.0;               // launch, first stage's way from memory, last rows
+  constexpr double kFixed = 3.5;               // launch, first stage's way from memory, last rows
   constexpr double kMemoryBytesPerUs = 4.0e6;  // of the whole device
+  constexpr double kPassBytesPerUs = 3.0e6;
   const int stages = static_cast<int>(padded_k(args.k) / one.stage_k);
   const double weights = static_cast<double>(one.cols) * one.stage_k;
   const double bytes = weights / (kUnitCols * kUnitRows) * one.unit_bytes;
   const int64_t waves = (tiles + room - 1) / room;
   const double at_once = static_cast<double>(std::min<int64_t>(tiles, room)) * splits;
-  const double stage = std::max(one.stage_k / 128.0 * (0.71 + 0.0066 * one.tokens),
+  // Blocks that follow each other run on a full chip: lower clocks, more traffic to L2.
+  const double busy = waves > 1 ? 1.13 : 1.0;
+  const double stage = std::max(one.stage_k / 128.0 * (0.73 + 0.0052 * one.tokens) * busy,
                                 bytes * at_once / kMemoryBytesPerUs);
   const double pass =
-      one.ordered ? 1.5 + static_cast<double>(args.m) * padded_k(args.k) * 4 / 3.0e6 : 0.0;
-  const double split = splits > 1 ? 1.0 + 0.2 * splits + one.tokens / 64.0 : 0.0;
+      one.ordered ? 2.0 + static_cast<double>(args.m) * padded_k(args.k) * 4 / kPassBytesPerUs
+                  : 0.0;
+  const double split = splits > 1 ? 1.0 + 0.0145 * splits * one.tokens : 0.0;
   return kFixed + pass + static_cast<double>(waves) * (ceil_div(stages, splits) * stage + split);
 }
 
@@ -255,7 +258,6 @@ Status wgmma_plan(const MarlinArgs& args, const DeviceFacts& facts, const WgmmaR
   *plan = {};
   for (const WgmmaInstance& one : registry()) {
     if (!serves(one, args) || (request.tokens != 0 && one.tokens != request.tokens)) continue;
-    if (request.threads != 0 && one.threads != request.threads) continue;
     if (one.ordered && order() == nullptr) continue;
     ClusterRoom room;
     KERNELPKG_RETURN_IF_ERROR(prepare(one, args.device, facts, &room));

@@ -1,11 +1,11 @@
-// The GEMM of 9.0a for more rows than decoding has: C = A * dequantised(B) by wgmma, B's 4 or 8 bits
-// widened on the way from shared memory into the MMA's register operand.
+// The GEMM of 9.0a for more rows than decoding has: C = A * dequantised(B) by wgmma, B's 4 or 8
+// bits widened on the way from shared memory into the MMA's register operand.
 //
 // The operands are swapped: wgmma takes its 64-row operand from registers, so the weights' columns
 // are its rows and the tokens its columns. A block is one producer warp, which keeps a ring of
-// stages full (activations by tensor copy, packed weights, scales and zero points by bulk copy),
-// and two warpgroups that own 128 weight columns each. Every weight is widened once per block, for
-// up to 128 tokens; while the tensor cores work on one unit of 32 rows of K, the next is widened
+// stages full by tensor copies (activations, packed weights, scales, zero points), and two or four
+// consumer warpgroups that share the tile's 256 weight columns. Every weight is widened once per
+// block, for up to 128 tokens; while the tensor cores work on one turn of K, the next is widened
 // into a second set of registers.
 //
 // Where tiles are fewer than multiprocessors, a cluster shares a tile: its blocks take parts of K
@@ -81,15 +81,15 @@ struct WgmmaWork {
 
   // Row tiles are visited before the next column tile, in groups that leave their activations in
   // L2.
-  static __device__ __forceinline__ WgmmaWork of(const WgmmaParams& params, int tile, int rank,
-                                                 int tokens, int cols, int stages) {
+  static __device__ __forceinline__ WgmmaWork of(const WgmmaParams& params, int tile, int tokens,
+                                                 int cols, int stages) {
+    const int rank = ptx::cluster_rank();  // 0 without a cluster
     constexpr int kGroupRows = 2048;
     const int group_tiles = kGroupRows / tokens;
     const int per_group = group_tiles * params.n_tiles;
     const int group = tile / per_group;
     const int first = group * group_tiles;
-    const int rows =
-        params.m_tiles - first < group_tiles ? params.m_tiles - first : group_tiles;
+    const int rows = params.m_tiles - first < group_tiles ? params.m_tiles - first : group_tiles;
     const int within = tile - group * per_group;
     const int n_tile = within / rows;
     const int m_tile = first + within - n_tile * rows;
@@ -126,8 +126,10 @@ __device__ __forceinline__ void produce(const WgmmaMaps& maps, const WgmmaParams
         ptx::tensor_copy(shared.activations(ring.stage) + slab * T::kSlabBytes, maps.activations,
                          stage * T::kStageK + slab * 64, work.row, full);
       }
-      const int group = T::kNvfp4Scales ? stage * T::kUnits : stage * T::kStageK >> params.group_shift;
-      if (has_scales) ptx::tensor_copy(shared.scales(ring.stage), maps.scales, work.col, group, full);
+      const int group =
+          T::kNvfp4Scales ? stage * T::kUnits : stage * T::kStageK >> params.group_shift;
+      if (has_scales)
+        ptx::tensor_copy(shared.scales(ring.stage), maps.scales, work.col, group, full);
       if (has_zeros) ptx::tensor_copy(shared.zeros(ring.stage), maps.zeros, work.col, group, full);
     }
     __syncwarp();
@@ -136,10 +138,10 @@ __device__ __forceinline__ void produce(const WgmmaMaps& maps, const WgmmaParams
 }
 
 // A consumer thread's place. layout.h deals the 32 columns of a unit to the lane's quad, g, and to
-// four tiles: 8 (g >> 1) + (g & 1) + 2 tile. Rows g and g + 8 of a warp's sixteen in an m64 block are
-// two such tiles of one unit. A warp with two blocks owns a unit, tiles 0 and 1 in the first block. A
-// warp with one block owns half a unit: tiles 0 and 1 or 2 and 3, changing every four columns, so that
-// its 8-byte loads spread over all banks.
+// four tiles: 8 (g >> 1) + (g & 1) + 2 tile. Rows g and g + 8 of a warp's sixteen in an m64 block
+// are two such tiles of one unit. A warp with two blocks owns a unit, tiles 0 and 1 in the first
+// block. A warp with one block owns half a unit: tiles 0 and 1 or 2 and 3, changing every four
+// columns, so that the 8-byte loads of two such warps take all banks by turns.
 template <class T>
 struct WgmmaLane {
   int col;  // the first of the 4 kBlocks neighbouring columns it shares with the lane four on
@@ -147,9 +149,9 @@ struct WgmmaLane {
   uint32_t weights[T::kWordRows];
   uint32_t scales;
   uint32_t zeros;
-  uint32_t shift;               // for Widen, in natural order of K
-  uint32_t selector;            // picks the lane's column of a pair, twice
-  uint32_t group_row[T::kUnits];  // a stage's row of scales for each unit
+  uint32_t shift;       // for Widen, in natural order of K
+  uint32_t selector;    // picks the lane's column of a pair, twice
+  uint32_t group_rows;  // a stage's row of scales for each unit, a byte each
 
   __device__ __forceinline__ WgmmaLane(int thread, const WgmmaShared<T>& shared,
                                        const WgmmaParams& params) {
@@ -171,24 +173,22 @@ struct WgmmaLane {
                    (((g & 1) * 4 + chunk) ^ swizzle) * 16 + first_tile * 4;
       asm volatile("" : "+r"(weights[i]));
     }
-    scales = shared.scales(0) +
-             (T::kNvfp4Scales ? unit_col * 128 + g * 8 + first_tile * 2 + (T::kOrdered ? t / 2 * 64 : 0)
-                              : col * 2);
+    scales = shared.scales(0) + (T::kNvfp4Scales ? unit_col * 128 + g * 8 + first_tile * 2 +
+                                                       (T::kOrdered ? t / 2 * 64 : 0)
+                                                 : col * 2);
     zeros = shared.zeros(0) + unit_col * kUnitCols + g * 4 + first_tile;
     shift = Widen<T::kAct, T::kFormat>::shift(t);
     selector = g & 1 ? 0x3232 : 0x1010;
-    // Units to a row of scales: a power of two, 2^25 where there is one row.
-#pragma unroll
-    for (int unit = 0; unit < T::kUnits; ++unit)
-      group_row[unit] = T::kNvfp4Scales ? 0 : unit >> (params.group_shift - 5);
-    // Kept in registers: left alone, the compiler computes them again in every turn, which costs
-    // as many instructions as the work.
-    for (uint32_t* value : {&scales, &zeros, &shift}) asm volatile("" : "+r"(*value));
-    if constexpr (!T::kNvfp4Scales) asm volatile("" : "+r"(selector));
+    group_rows = 0;  // units to a row of scales: a power of two, 2^25 where there is one row
     if constexpr (!T::kNvfp4Scales) {
 #pragma unroll
-      for (int unit = 1; unit < T::kUnits; ++unit) asm volatile("" : "+r"(group_row[unit]));
+      for (int unit = 1; unit < T::kUnits; ++unit)
+        group_rows |= (unit >> (params.group_shift - 5)) << (8 * unit);
     }
+    // Kept in registers: left alone, the compiler computes them again in every turn, which costs
+    // as many instructions as the work.
+    asm volatile("" : "+r"(scales), "+r"(shift));
+    if constexpr (!T::kNvfp4Scales) asm volatile("" : "+r"(selector), "+r"(group_rows));
   }
 };
 
@@ -218,7 +218,7 @@ struct WgmmaUnit {
   // In natural order of K the words of the quad's lanes t = 0 .. 3, of which this lane uses pair t;
   // else its own (8-bit: both halves), all four pairs.
   uint32_t words[T::kWordRows][T::kLaneTiles];
-  uint32_t zeros;                    // a byte per tile
+  uint32_t zeros;  // a byte per tile
   // Of the 4 kBlocks columns from lane.col, two to a word; NVFP4: of the lane's tiles, per 16 rows.
   // In the lanes' order of K all rows of a lane are in one half of the unit.
   static constexpr int kScaleHalves = T::kNvfp4Scales && !T::kOrdered ? 2 : 1;
@@ -232,11 +232,11 @@ struct WgmmaUnit {
     if constexpr (T::kNvfp4Scales) {
 #pragma unroll
       for (int half = 0; half < kScaleHalves; ++half) {
-        load_words(scales[half], lane.scales + stage * T::kScaleBytes +
-                                     unit * 2 * T::kScaleRowBytes + half * 64);
+        load_words(scales[half],
+                   lane.scales + stage * T::kScaleBytes + unit * 2 * T::kScaleRowBytes + half * 64);
       }
     } else {
-      const uint32_t row = lane.group_row[unit];
+      const uint32_t row = unit == 0 ? 0 : __byte_perm(lane.group_rows, 0, 0x4440 + unit);
       if constexpr (T::kHasZeros) {
         zeros = 0x08080808u;
         if (params.zeros) {
@@ -251,8 +251,7 @@ struct WgmmaUnit {
 
   // Widens the unit into two k16 steps of fragments.
   __device__ __forceinline__ void widen(uint32_t (*fragments)[T::kBlocks][4],
-                                        const WgmmaParams& params,
-                                        const WgmmaLane<T>& lane) const {
+                                        const WgmmaParams& params, const WgmmaLane<T>& lane) const {
     using W = Widen<T::kAct, T::kFormat>;
 #pragma unroll
     for (int tile = 0; tile < T::kLaneTiles; ++tile) {
@@ -271,7 +270,8 @@ struct WgmmaUnit {
       for (int step = 0; step < 2; ++step) {
         uint32_t scale;
         if constexpr (T::kNvfp4Scales)
-          scale = __byte_perm(scales[step * kScaleHalves / 2][tile >> 1], 0, tile & 1 ? 0x3232 : 0x1010);
+          scale = __byte_perm(scales[step * kScaleHalves / 2][tile >> 1], 0,
+                              tile & 1 ? 0x3232 : 0x1010);
         else
           scale = __byte_perm(scales[0][tile], 0, lane.selector);
         // fp16 fragments hold e4m3 values * 2^-8. Scale and factor together, or small products
@@ -348,9 +348,9 @@ __device__ __forceinline__ void consume(WgmmaSums<T>& sums, const WgmmaParams& p
     for (int i = 0; i < T::kTokens / 2; ++i) asm volatile("" : "+f"(sums[block][i])::"memory");
 }
 
-// A thread holds, of each eight tokens, two for its columns, every other one; its neighbour four lanes
-// on has those between. They swap so that each has all 4 kBlocks of one token: token
-// 8 j + token_of_lane(), columns from lane.col.
+// A thread holds, of each eight tokens, two for its columns, every other one; its neighbour four
+// lanes on has those between. They swap so that each has all 4 kBlocks of one token: token 8 j +
+// token_of_lane(), columns from lane.col.
 __device__ __forceinline__ bool owns_odd_columns() { return threadIdx.x & 4; }
 __device__ __forceinline__ int token_of_lane() {
   return 2 * (threadIdx.x % 4) + owns_odd_columns();
@@ -420,76 +420,56 @@ struct WgmmaColumns {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       if (col + i < params.n)
-        reinterpret_cast<uint16_t*>(target)[i] = static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2)));
+        reinterpret_cast<uint16_t*>(target)[i] =
+            static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2)));
     }
   }
 };
 
-// How a cluster shares a tile's rows for adding up: each block owns `share` eights of them, and has
-// room for one part of these from every block, in the memory of its stages.
+// Lays a block's partial sums out for its cluster, in the memory of its stages, which no copy and
+// no MMA uses any more.
 template <class T>
-struct WgmmaShare {
-  int rows;   // of the tile
-  int share;  // eights of rows to a block
-  uint32_t base;
-
-  __device__ __forceinline__ WgmmaShare(const WgmmaParams& params, const WgmmaWork& work,
-                                        const WgmmaShared<T>& shared)
-      : rows(params.m - work.row < T::kTokens ? params.m - work.row : T::kTokens),
-        share(((rows + 7) / 8 + params.splits - 1) / params.splits),
-        base(shared.base) {}
-  // Row `row` of the owner's share as block `rank` computed it.
-  __device__ __forceinline__ uint32_t at(int rank, int row, int col) const {
-    return base + ((rank * share * 8 + row) * T::kSumRow + col) * 4;
-  }
-};
-
-// Sends this block's sums to the rows' owners: stores, which nobody waits for one by one.
-template <class T>
-__device__ __forceinline__ void send_sums(const WgmmaSums<T>& sums, const WgmmaLane<T>& lane,
-                                          const WgmmaShare<T>& share, int rank) {
-  int owner = 0, within = 0;
+__device__ __forceinline__ void store_partial_sums(const WgmmaSums<T>& sums,
+                                                   const WgmmaLane<T>& lane,
+                                                   const WgmmaShared<T>& shared) {
 #pragma unroll
   for (int j = 0; j < T::kTokens / 8; ++j) {
-    if (8 * j >= share.rows) break;
     float values[4 * T::kBlocks];
     gather_columns<T>(values, sums, j);
-    const uint32_t target = ptx::cluster_address(
-        share.at(rank, within * 8 + token_of_lane(), lane.col), owner);
+    const uint32_t target = shared.base + ((8 * j + token_of_lane()) * T::kSumRow + lane.col) * 4;
 #pragma unroll
     for (int i = 0; i < T::kBlocks; ++i) {
-      ptx::store_cluster_16(target + 16 * i, {values[4 * i], values[4 * i + 1], values[4 * i + 2],
-                                              values[4 * i + 3]});
-    }
-    if (++within == share.share) {
-      within = 0;
-      ++owner;
+      ptx::store_shared_16(target + 16 * i, {values[4 * i], values[4 * i + 1], values[4 * i + 2],
+                                             values[4 * i + 3]});
     }
   }
 }
 
-// Adds what all blocks sent, in the order of K, and writes this block's rows.
+// Adds the partial sums of the cluster's blocks, in the order of K, for this block's share of the
+// rows, and writes these. Remote loads: the blocks' sending each other sums was slower.
 template <class T>
-__device__ __forceinline__ void add_sums(const WgmmaParams& params, const WgmmaWork& work,
-                                         const WgmmaShare<T>& share, int thread, int rank) {
+__device__ __forceinline__ void add_partial_sums(const WgmmaParams& params, const WgmmaWork& work,
+                                                 const WgmmaShared<T>& shared, int thread,
+                                                 int rank) {
   constexpr int kThreadsPerRow = T::kCols / 8;
-  const int first = rank * share.share * 8;
-  const int left = share.rows - first;
-  const int rows = left < share.share * 8 ? left : share.share * 8;
+  const int rows = params.m - work.row < T::kTokens ? params.m - work.row : T::kTokens;
+  const int share = (rows + params.splits - 1) / params.splits;
+  const int end = (rank + 1) * share < rows ? (rank + 1) * share : rows;
   const int col = thread % kThreadsPerRow * 8;
   const WgmmaColumns<T::kAct, 8> columns(params, work.col + col);
-  for (int row = thread / kThreadsPerRow; row < rows;
-       row += T::kConsumerThreads / kThreadsPerRow) {
+  // Whatever is read here is stored, so no load is still under way when this block says it is done.
+  const int begin = columns.col < params.n ? rank * share + thread / kThreadsPerRow : end;
+  for (int row = begin; row < end; row += T::kConsumerThreads / kThreadsPerRow) {
+    const uint32_t source = shared.base + (row * T::kSumRow + col) * 4;
     float sums[8] = {};
-#pragma unroll 2
+#pragma unroll 4
     for (int block = 0; block < params.splits; ++block) {
-      const uint32_t source = share.at(block, row, col);
-      const uint4 low = ptx::load_shared_16(source), high = ptx::load_shared_16(source + 16);
-      const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-      for (int i = 0; i < 8; ++i) sums[i] += __uint_as_float(words[i]);
+      const uint32_t there = ptx::cluster_address(source, block);
+      const float4 low = ptx::load_cluster_16(there), high = ptx::load_cluster_16(there + 16);
+      sums[0] += low.x, sums[1] += low.y, sums[2] += low.z, sums[3] += low.w;
+      sums[4] += high.x, sums[5] += high.y, sums[6] += high.z, sums[7] += high.w;
     }
-    columns.store(params, work.row + first + row, sums);
+    columns.store(params, work.row + row, sums);
   }
 }
 
@@ -522,7 +502,6 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     const int tiles = params.m_tiles * params.n_tiles;
     const int stages = params.k_units / T::kUnits;
     const int splits = params.splits;
-    const int rank = splits > 1 ? static_cast<int>(ptx::cluster_rank()) : 0;
     const int first_tile = splits > 1 ? blockIdx.x / splits : blockIdx.x;
     const int tile_step = splits > 1 ? tiles : gridDim.x;
     Ring<T> ring;
@@ -533,8 +512,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
         const uint64_t policy =
             params.weights_read_once ? ptx::policy_evict_first() : ptx::policy_evict_normal();
         for (int tile = first_tile; tile < tiles; tile += tile_step) {
-          const WgmmaWork work =
-              WgmmaWork::of(params, tile, rank, T::kTokens, T::kCols, stages);
+          const WgmmaWork work = WgmmaWork::of(params, tile, T::kTokens, T::kCols, stages);
           produce<T>(maps, params, work, shared, ring, policy);
         }
       }
@@ -549,7 +527,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
       ptx::take_registers<T::kConsumerRegisters>();
       const WgmmaLane<T> lane(threadIdx.x, shared, params);
       for (int tile = first_tile; tile < tiles; tile += tile_step) {
-        const WgmmaWork work = WgmmaWork::of(params, tile, rank, T::kTokens, T::kCols, stages);
+        const WgmmaWork work = WgmmaWork::of(params, tile, T::kTokens, T::kCols, stages);
         WgmmaSums<T> sums;
 #pragma unroll
         for (int block = 0; block < T::kBlocks; ++block)
@@ -565,13 +543,15 @@ __global__ void __launch_bounds__(T::kThreads, 1)
             columns.store(params, work.row + 8 * j + token_of_lane(), values);
           }
         } else {
-          const WgmmaShare<T> share(params, work, shared);
-          ptx::cluster_arrive<false>();  // no MMA of the cluster reads its stages any more
+          // The block's other warpgroups have read their stages too.
+          ptx::named_barrier<T::kConsumerThreads>(1);
+          store_partial_sums<T>(sums, lane, shared);
+          ptx::cluster_arrive<true>();
           ptx::cluster_wait();
-          send_sums<T>(sums, lane, share, rank);
-          ptx::cluster_arrive<true>();  // all sums have arrived
+          add_partial_sums<T>(params, work, shared, threadIdx.x, ptx::cluster_rank());
+          __syncwarp();
+          ptx::cluster_arrive<false>();  // no block may leave while others read its sums
           ptx::cluster_wait();
-          add_sums<T>(params, work, share, threadIdx.x, rank);
         }
       }
     }

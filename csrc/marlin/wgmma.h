@@ -40,7 +40,6 @@ bool set_wgmma_order(WgmmaOrder launch);
 struct WgmmaRequest {
   int tokens = 0;
   int splits = 0;
-  int threads = 0;
 };
 
 // What a call would do. Same arguments on the same kind of device, same plan: results repeat bit

@@ -1,10 +1,10 @@
-// From packed words to wgmma A fragments, in the natural order of K.
+// From packed words to wgmma A fragments.
 //
 // layout.h gives a lane of the mma.sync kernels eight consecutive rows of K. A wgmma fragment wants
-// the pair (2t, 2t + 1) of each eight instead, and the activations, which the tensor copy brings in
-// natural order, cannot follow. So lane t of a quad reads the words of all four lanes of the quad
-// (one broadcast load) and takes pair t of each: the shift that picks the pair depends on the lane,
-// and costs what the shift by a constant did.
+// the pair (2t, 2t + 1) of each eight instead. Either the activations follow, put into the lanes'
+// order beforehand (wgmma_order.cu), and a lane uses all four pairs of its own words; or they come
+// in natural order, and lane t of a quad reads the words of all four lanes of the quad (broadcast
+// loads) and takes pair t of each: a shift that depends on the lane.
 //
 // As in dequant.cuh every widening is exact, e4m3 subnormals included.
 #pragma once

@@ -1,9 +1,10 @@
 // Activations in the order of K in which lanes own the packed weights.
 //
-// layout.h gives lane t of a quad rows 8t .. 8t+7 of every 32, while the wgmma fragments of a k16 step
-// want rows 2t, 2t+1, 2t+8 and 2t+9 of 16. Any order of K will do if both operands follow it: step s
-// takes rows 8t+4s .. 8t+4s+3 of each lane. Moved accordingly, every 16 pairs of a row of activations
-// are a 4 x 4 matrix transposed. One thread does 32 elements; columns beyond k become zeros.
+// layout.h gives lane t of a quad rows 8t .. 8t+7 of every 32, while the wgmma fragments of a k16
+// step want rows 2t, 2t+1, 2t+8 and 2t+9 of 16. Any order of K will do if both operands follow it:
+// step s takes rows 8t+4s .. 8t+4s+3 of each lane. Moved accordingly, every 16 pairs of a row of
+// activations are a 4 x 4 matrix transposed. One thread does 32 elements; columns beyond k become
+// zeros.
 #include <cuda_runtime_api.h>
 
 #include <cstdint>

@@ -32,13 +32,7 @@ __device__ __forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t
 // parity 1 returns at once.
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
   uint32_t done;
-#ifdef KERNELPKG_WATCHDOG
-  const long long start = clock64();
-#endif
   do {
-#ifdef KERNELPKG_WATCHDOG
-    if (clock64() - start > 1000000000LL) __trap();
-#endif
     asm volatile(
         "{\n.reg .pred p;\n"
         "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
@@ -94,8 +88,13 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-__device__ __forceinline__ uint32_t cluster_rank() {
-  uint32_t rank;
+template <int kThreads>
+__device__ __forceinline__ void named_barrier(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
+
+__device__ __forceinline__ int cluster_rank() {
+  int rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
@@ -121,10 +120,13 @@ __device__ __forceinline__ uint32_t cluster_address(uint32_t address, uint32_t r
   return mapped;
 }
 
-__device__ __forceinline__ void store_cluster_16(uint32_t address, float4 value) {
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x),
-               "f"(value.y), "f"(value.z), "f"(value.w)
+__device__ __forceinline__ float4 load_cluster_16(uint32_t address) {
+  float4 value;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address)
                : "memory");
+  return value;
 }
 
 __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
@@ -155,6 +157,12 @@ __device__ __forceinline__ uint32_t load_shared_2(uint32_t address) {
   uint16_t value;
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
   return value;
+}
+
+__device__ __forceinline__ void store_shared_16(uint32_t address, float4 value) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x),
+               "f"(value.y), "f"(value.z), "f"(value.w)
+               : "memory");
 }
 
 // L2 policies. Weights that one pass reads once should be the first to leave, so that activations
@@ -199,31 +207,35 @@ __device__ __forceinline__ void mma_wait() {
 // memory. Asynchronous: neither acc nor a may be touched before mma_wait.
 #define KERNELPKG_D0 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define KERNELPKG_D1 KERNELPKG_D0 ",%8,%9,%10,%11,%12,%13,%14,%15"
-#define KERNELPKG_D3                                       \
-  KERNELPKG_D1 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25," \
-               "%26,%27,%28,%29,%30,%31"
-#define KERNELPKG_D5                                       \
-  KERNELPKG_D3 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41," \
-               "%42,%43,%44,%45,%46,%47"
-#define KERNELPKG_D7                                       \
-  KERNELPKG_D5 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57," \
-               "%58,%59,%60,%61,%62,%63"
-#define KERNELPKG_F8(i)                                                                       \
-  "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3]), "+f"(acc[i + 4]),       \
+#define KERNELPKG_D3                          \
+  KERNELPKG_D1                                \
+  ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25," \
+  "%26,%27,%28,%29,%30,%31"
+#define KERNELPKG_D5                          \
+  KERNELPKG_D3                                \
+  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41," \
+  "%42,%43,%44,%45,%46,%47"
+#define KERNELPKG_D7                          \
+  KERNELPKG_D5                                \
+  ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57," \
+  "%58,%59,%60,%61,%62,%63"
+#define KERNELPKG_F8(i)                                                                 \
+  "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3]), "+f"(acc[i + 4]), \
       "+f"(acc[i + 5]), "+f"(acc[i + 6]), "+f"(acc[i + 7])
 #define KERNELPKG_F16(i) KERNELPKG_F8(i), KERNELPKG_F8(i + 8)
-#define KERNELPKG_WGMMA(n, type, list, operands, ...)                                  \
-  asm volatile("{\n.reg .pred p;\nsetp.eq.u32 p, 0, 0;\n"                              \
-               "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" list \
-               "}, " operands ", p, 1, 1, 0;\n}"                                       \
-               : __VA_ARGS__                                                           \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-#define KERNELPKG_WGMMA_TYPES(n, list, operands, ...)                     \
-  do {                                                                    \
-    if constexpr (kType == DType::kFloat16)                               \
-      KERNELPKG_WGMMA(n, "f16", list, operands, __VA_ARGS__);             \
-    else                                                                  \
-      KERNELPKG_WGMMA(n, "bf16", list, operands, __VA_ARGS__);            \
+#define KERNELPKG_WGMMA(n, type, list, operands, ...)                                          \
+  asm volatile(                                                                                \
+      "{\n.reg .pred p;\nsetp.eq.u32 p, 0, 0;\n"                                               \
+      "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" list "}, " operands \
+      ", p, 1, 1, 0;\n}"                                                                       \
+      : __VA_ARGS__                                                                            \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define KERNELPKG_WGMMA_TYPES(n, list, operands, ...)          \
+  do {                                                         \
+    if constexpr (kType == DType::kFloat16)                    \
+      KERNELPKG_WGMMA(n, "f16", list, operands, __VA_ARGS__);  \
+    else                                                       \
+      KERNELPKG_WGMMA(n, "bf16", list, operands, __VA_ARGS__); \
   } while (0)
 
 template <DType kType, int kN>

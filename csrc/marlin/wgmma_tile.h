@@ -1,5 +1,5 @@
-// One tile shape of the wgmma kernel, what follows from it, and what a launch is given. Plain C++, but for
-// the type of a tensor map.
+// One tile shape of the wgmma kernel, what follows from it, and what a launch is given. Plain C++,
+// but for the type of a tensor map.
 #pragma once
 
 #include <cuda.h>
@@ -28,36 +28,38 @@ constexpr int kWgmmaSharedLimit = 232448;  // what a block may opt in to on 9.0
 constexpr int kWgmmaMaxSplits = 8;         // blocks of a cluster: the portable limit
 
 // Output tile of kTokens rows of C and 256 of its columns, split over consumer warpgroups that own
-// kBlocks x 64 columns each: with two m64 MMA blocks a widened weight serves most tokens per register,
-// with one there are twice the warps to hide latencies, which small tiles need more. One warpgroup
-// more copies. kStages follows from what fits.
-template <DType kActType, WeightFormat kWeightFormat, int kTokenCount, int kStageDepth,
-          int kBlockCount>
+// kBlocks x 64 columns each: with two m64 MMA blocks a widened weight serves most tokens per
+// register, with one there are twice the warps to hide latencies, which small tiles need more. One
+// warpgroup more copies. kStages follows from what fits.
+template <DType kActType, WeightFormat kWeightFormat, int kTokenCount>
 struct WgmmaTile {
   static constexpr DType kAct = kActType;
   static constexpr WeightFormat kFormat = kWeightFormat;
   static constexpr int kTokens = kTokenCount;
-  static constexpr int kStageK = kStageDepth;
-  static constexpr int kBlocks = kBlockCount;
+  static constexpr int kBlocks = kTokens >= 128 ? 2 : 1;
+  static constexpr int kStageK = kTokens >= 128 ? 64 : 128;
 
   static constexpr int kCols = 256;
   static constexpr int kStrips = kCols / kStripCols;
   static constexpr int kConsumers = kCols / (64 * kBlocks);  // warpgroups
   static constexpr int kConsumerThreads = 128 * kConsumers;
   static constexpr int kThreads = kConsumerThreads + 128;
-  // Of the registers that the launch gives all threads alike, the copying ones leave most.
+  // Of the registers that the launch gives all threads alike, those that copy hand most on.
   static constexpr int kProducerRegisters = kConsumers == 2 ? 56 : 32;
   static constexpr int kConsumerRegisters = kConsumers == 2 ? 224 : 112;
 
   // A consumer's turn: kTurnUnits x 32 rows of K, as k16 MMA steps of kBlocks blocks.
-  static constexpr int kTurnUnits = kBlocks == 1 && kTokens <= 64 ? 2 : 1;
+  // Two units where registers allow.
+  static constexpr int kTurnUnits =
+      kBlocks == 1 && (kTokens < 64 || (kTokens == 64 && kFormat != WeightFormat::kNvfp4)) ? 2 : 1;
   static constexpr int kTurnSteps = 2 * kTurnUnits;
   static constexpr int kTurns = kStageK / (kUnitRows * kTurnUnits);
   static constexpr int kLaneTiles = 2 * kBlocks;  // columns of a lane
 
   // Whether the activations come in the order of K in which the lanes own it (wgmma_order.cu), so
   // that each lane reads its own words alone. With 128 tokens shared memory is the limit, and this
-  // saves a fifth of its traffic; with fewer the pass over the activations costs more than it saves.
+  // saves a fifth of its traffic; with fewer the pass over the activations costs more than it
+  // saves.
   static constexpr bool kOrdered = kTokens >= 128;
   static constexpr int kWordRows = !kOrdered ? 4 : is_8bit(kFormat) ? 2 : 1;  // loads per unit
 
@@ -78,7 +80,8 @@ struct WgmmaTile {
   static constexpr int kWeightBytes = kStrips * kStripBytes;
   static constexpr int kScaleBytes = kScaleRows * kScaleRowBytes;
   static constexpr int kZeroBytes = kHasZeros ? kUnits * kCols : 0;
-  // Parts lie stage after stage, activations first: those alone need 1,024-byte alignment.
+  // All of one part's stages, then the next part's. The swizzled ones come first: they need
+  // 1,024-byte alignment.
   static constexpr int kStageBytes = kActBytes + kWeightBytes + kScaleBytes + kZeroBytes;
   static constexpr int kBarrierBytes = 16 * 32;
   static constexpr int kAlignment = 1024;
@@ -89,10 +92,10 @@ struct WgmmaTile {
   // Partial sums of a split K, float32, in the memory of the stages; rows padded against bank
   // conflicts.
   static constexpr int kSumRow = kCols + 4;
-  static constexpr int kSumRows = kTokens + 8 * (kWgmmaMaxSplits - 1);  // shares are whole eights
-  static constexpr int kSumBytes = kSumRows * kSumRow * 4;
+  static constexpr int kSumBytes = kTokens * kSumRow * 4;
 
   static_assert(kStageK % 64 == 0 && kPadK % kStageK == 0);
+  static_assert(kActBytes % kAlignment == 0 && kWeightBytes % kAlignment == 0);
   static_assert(kTurns % 2 == 0, "fragments alternate between two sets of registers");
   static_assert(kBlocks == 1 || kBlocks == 2);
   static_assert(kStages >= 3 && kSharedBytes <= kWgmmaSharedLimit);
