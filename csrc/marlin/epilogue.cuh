@@ -25,6 +25,15 @@ struct Accumulators {
         for (int e = 0; e < 4; ++e) at[half][mb][e] = 0.0f;
   }
 
+  __device__ __forceinline__ void add(const Accumulators& acc) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int mb = 0; mb < T::kRowBlocks; ++mb)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) at[half][mb][e] += acc.at[half][mb][e];
+  }
+
   // += acc * scale of this thread's four columns. scales: eight neighbours, of which those with the
   // parity of the thread's g are its own.
   __device__ __forceinline__ void add_scaled(const Accumulators& acc, uint4 scales) {

@@ -2,8 +2,8 @@
 // (loader.cuh). Per 32 rows of K a warp widens its weights into MMA fragments and multiplies.
 //
 // Group scales are applied to the float32 sums, not to the weights: every product stays exact (a
-// weight times its scale would round to 16 bits), and an FP8 MMA accumulates in its narrower adder
-// over one group at most. NVFP4 is the exception: its weight times its scale is exact in 16 bits.
+// weight times its scale would round to 16 bits). NVFP4 is the exception: its weight times its scale
+// is exact in 16 bits. An FP8 MMA accumulates in its narrower adder over one stage at most.
 #pragma once
 
 #include <cstdint>
@@ -148,7 +148,14 @@ __device__ __forceinline__ void multiply_stage(Accumulators<T>& total, const Par
 #pragma unroll
   for (int block = 0; block < T::kBlocks32; ++block) {
     const uint32_t a = stage + own.a + block * kABlock, b = stage + own.b + block * kBBlock;
-    if constexpr (!kGrouped) {
+    if constexpr (!kGrouped && T::kFp8) {
+      if (block == 0) {
+        multiply_block<T, true>(acc, a, b, scales, zeros);
+      } else {
+        multiply_block<T, false>(acc, a, b, scales, zeros);
+      }
+      if (block + 1 == T::kBlocks32) total.add(acc);
+    } else if constexpr (!kGrouped) {
       multiply_block<T, false>(total, a, b, scales, zeros);
       if constexpr (T::kScaledWeights) scales += T::kScaleRowBytes;
     } else {

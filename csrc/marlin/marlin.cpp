@@ -55,16 +55,18 @@ Status check_workspace(const MarlinArgs& args, size_t needed) {
   return {};
 }
 
-// Rows above which the wgmma kernel reads its weights faster than the MMA pipe of mma.sync is fed,
-// and above which widening the whole weight once for a library's GEMM is faster still. Both by
-// measurement on an H200.
+// Where the wgmma kernel is the faster one, by measurement on an H200: from 33 rows on where its
+// tiles of 256 columns occupy half of the multiprocessors, else from 65 on. From 2048 rows on
+// widening the whole weight once for a library's GEMM is faster still.
 constexpr int kWgmmaRows = 33;
+constexpr int kWgmmaRowsFewTiles = 65;
 constexpr int kLibraryRows = 2048;
 
 bool takes_wgmma(const MarlinArgs& args, Family family, const DeviceFacts& facts,
                  const PlanRequest& request) {
+  const bool few_tiles = args.n / 256 < facts.sms / 2;
   return family == Family::kShipped && request.rows == 0 && request.parts == 0 &&
-         args.m >= kWgmmaRows && gates::marlin_wgmma::admits(facts.major, facts.minor) &&
+         args.m >= (few_tiles ? kWgmmaRowsFewTiles : kWgmmaRows) &&
          wgmma_takes(args, facts);
 }
 

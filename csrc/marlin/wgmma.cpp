@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernelpkg_gates.h"
 #include "marlin/wgmma_tile.h"
 
 namespace kernelpkg::marlin {
@@ -247,7 +248,10 @@ bool set_wgmma_order(WgmmaOrder launch) {
 }
 
 bool wgmma_takes(const MarlinArgs& args, const DeviceFacts& facts) {
-  if (facts.major != 9 || facts.minor != 0 || facts.shared_optin < kWgmmaSharedLimit) return false;
+  if (!gates::marlin_wgmma::admits(facts.major, facts.minor) ||
+      facts.shared_optin < kWgmmaSharedLimit) {
+    return false;
+  }
   if (!is_16bit(args.a_type) || args.c_type != args.a_type || args.m < 1) return false;
   return std::any_of(registry().begin(), registry().end(),
                      [&](const WgmmaInstance& one) { return serves(one, args); });

@@ -59,7 +59,7 @@ cudaError_t launch_order(const MarlinArgs& args, void* ordered) {
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, marlin_wgmma_order_kernel<gates::marlin_16bit>,
+  return cudaLaunchKernelEx(&config, marlin_wgmma_order_kernel<gates::marlin_wgmma>,
                             static_cast<const uint4*>(args.a), args.lda / 8, (args.k + 7) / 8,
                             static_cast<uint4*>(ordered), blocks_per_row, blocks);
 }

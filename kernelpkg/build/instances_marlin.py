@@ -158,6 +158,64 @@ def _instance(form: _Format, activation: str, output: str, tile: _Tile, emulated
     )
 
 
+# The Hopper route for many rows (csrc/marlin/wgmma.cuh). u4b8 is u4 with every zero point 8, so one instance
+# serves both; wgmma tiles are chosen by rows alone. (kernel, weights, activation types)
+_WGMMA_FORMATS = (
+    ("marlin_w8a16", "kE4M3", (_HALF, _BFLOAT)),
+    ("marlin_w4a16", "kU4", (_HALF, _BFLOAT)),
+    ("marlin_w8a16_int8", "kU8B128", (_HALF, _BFLOAT)),
+    ("marlin_w4a16_nvfp4", "kNvfp4", (_HALF, _BFLOAT)),
+    ("marlin_w4a16_mxfp4", "kMxfp4", (_BFLOAT,)),
+)
+_WGMMA_ROWS = (64, 128)
+_WGMMA_TEST_SET = {
+    ("kE4M3", _HALF, 64),
+    ("kE4M3", _BFLOAT, 128),
+    ("kU4", _BFLOAT, 64),
+    ("kU4", _HALF, 128),
+    ("kU8B128", _BFLOAT, 128),
+    ("kNvfp4", _BFLOAT, 64),
+    ("kMxfp4", _BFLOAT, 128),
+}
+
+
+def _wgmma(kernel: str, weights: str, activation: str, rows: int) -> Instance:
+    in_test = (weights, activation, rows) in _WGMMA_TEST_SET
+    return Instance(
+        name=f"{kernel}_{_SHORT[activation]}_wgmma_{rows}x256",
+        kernel=kernel,
+        gate="marlin_wgmma",
+        evidence=None,
+        declares="mma16",
+        sets=frozenset({"test", "release"} if in_test else {"release"}),
+        source=(
+            f"// {kernel}: {rows} x 256 tile by wgmma.\n"
+            '#include "marlin/wgmma_instance.cuh"\n\n'
+            f"KERNELPKG_MARLIN_WGMMA_INSTANCE(marlin_wgmma, {activation}, {weights}, {rows})\n"
+        ),
+        function=re.escape(
+            "marlin_wgmma_kernel<kernelpkg::gates::marlin_wgmma, kernelpkg::marlin::WgmmaTile<"
+            f"(kernelpkg::DType){_ENUM[activation]}, (kernelpkg::WeightFormat){_FORMAT_ENUM[weights]}, "
+            f"{rows}>"
+        ),
+        cost_seconds=12.0,
+    )
+
+
+def _wgmma_order() -> Instance:
+    return Instance(
+        name="marlin_wgmma_order",
+        kernel="marlin_repack",
+        gate="marlin_wgmma",
+        evidence=None,
+        declares="none",
+        sets=frozenset({"test", "release"}),
+        source='// Activations in the wgmma kernel\'s order of K.\n#include "marlin/wgmma_order.cu"\n',
+        function=r"marlin_wgmma_order_kernel<",
+        cost_seconds=3.0,
+    )
+
+
 def _helpers() -> Instance:
     return Instance(
         name="marlin_helpers",
@@ -181,7 +239,9 @@ def _helpers() -> Instance:
 @cache
 def instances() -> tuple[Instance, ...]:
     """Every Marlin instance, shipped and emulated, and the helper kernels."""
-    found = [_helpers()]
+    found = [_helpers(), _wgmma_order()]
+    for kernel, weights, activations in _WGMMA_FORMATS:
+        found += [_wgmma(kernel, weights, one, rows) for one in activations for rows in _WGMMA_ROWS]
     for form in _FORMATS:
         for activation, output in form.activations:
             tiles = _TILES[form.bits, _BYTES[activation]]

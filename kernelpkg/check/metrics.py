@@ -113,15 +113,18 @@ def _sum_rounding(entry: Kernel, case: Case, device: torch.device) -> float:
 def _rounds_weights(entry: Kernel, case: Case, device: torch.device) -> bool:
     """Whether a kernel may round weight times scale to the activations' 16 bits.
 
-    On the mma.sync route no product is rounded: scales multiply float32 sums. Above 64 rows a Hopper route
+    On the mma.sync route no product is rounded: scales multiply float32 sums. Above 32 rows a Hopper route
     hands whole weights to wgmma, whose sums run over several groups, so that the scale has to be in the
     operand. Per channel it need not be, and with powers of two or e4m3 scales of e2m1 weights the product has
-    no more bits than the operand. The other devices are held to the same bound.
+    no more bits than the operand. From 2048 rows on a library multiplies weights that were widened with every
+    scale they have. The other devices are held to the same bounds.
     """
-    if device.type == "cpu" or entry.family != "marlin" or entry.fp8_mma or case.m <= 64:
+    if device.type == "cpu" or entry.family != "marlin" or entry.fp8_mma or case.m <= 32:
         return False
-    exact = entry.weight_format in ("nvfp4", "mxfp4") or case.scales == "mx"
-    return case.group_size != -1 and not exact
+    powers_of_two = entry.weight_format == "mxfp4" or case.scales == "mx"
+    if case.m >= 2048:
+        return not powers_of_two
+    return case.group_size != -1 and entry.weight_format != "nvfp4" and not powers_of_two
 
 
 def compare(out: Tensor, ref: Tensor, spread: Tensor, bounds: Bounds, dtype: torch.dtype) -> Errors:
