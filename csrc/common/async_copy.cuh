@@ -10,20 +10,6 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// L2 policies. Weights that one pass reads once should be the first to leave, so that activations and
-// partial sums stay; weights that several row tiles share should not.
-__device__ __forceinline__ uint64_t l2_policy_evict_first() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-__device__ __forceinline__ uint64_t l2_policy_normal() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
 // 16 bytes, past L1 (.cg). Both addresses on 16 bytes. No L2 policy: with one, ptxas 13.0 took the
 // wrong uniform register for it in some of the GEMM kernels, an illegal instruction on the device.
 __device__ __forceinline__ void copy_async_16(uint32_t destination, const void* source) {

@@ -58,10 +58,11 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
 // Arrives, and lets the phase wait for `bytes` of bulk copies as well.
 __device__ __forceinline__ void barrier_arrive_expecting(uint32_t barrier, uint32_t bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n}" ::"r"(
-                   barrier),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n}" ::"r"(
+          barrier),
+      "r"(bytes)
+      : "memory");
 #endif
 }
 
@@ -76,8 +77,8 @@ __device__ __forceinline__ void copy_bulk(uint32_t destination, const void* sour
                                           uint32_t barrier) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          destination),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(destination),
       "l"(source), "r"(bytes), "r"(barrier)
       : "memory");
 #endif
@@ -90,15 +91,15 @@ __device__ __forceinline__ void prefetch_bulk(const void* source, uint32_t bytes
 #endif
 }
 
-// True in one lane of the warp, all of whose lanes must call it. Unlike lane == 0 the compiler knows that only one thread is
-// left, and issues a bulk copy there once instead of in a loop over lanes.
+// True in one lane of the warp, all of whose lanes must call it. Unlike lane == 0 the compiler
+// knows that only one thread is left, and issues a bulk copy there once instead of in a loop over
+// lanes.
 __device__ __forceinline__ bool elect_one() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   __syncwarp();  // elect.sync is an illegal instruction for lanes that come one by one
   uint32_t elected;
-  asm volatile(
-      "{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}"
-      : "=r"(elected));
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}"
+               : "=r"(elected));
   return elected != 0;
 #else
   return threadIdx.x % 32 == 0;

@@ -33,9 +33,10 @@ Status check_format(const char* who, WeightFormat format) {
 Status check_pointer(const char* who, const char* what, const void* pointer) {
   if (pointer == nullptr) return refuse(who, what, " is null; pass the tensor's data.");
   if (aligned(pointer)) return {};
-  return refuse(who, what,
-                " does not start on a 16-byte boundary, which the kernel's 16-byte copies need; pass "
-                "a contiguous copy.");
+  return refuse(
+      who, what,
+      " does not start on a 16-byte boundary, which the kernel's 16-byte copies need; pass "
+      "a contiguous copy.");
 }
 
 Status check_types(const char* who, const MarlinArgs& args) {
@@ -89,9 +90,12 @@ const char* format_list() {
 
 bool takes_group(WeightFormat format, int64_t group_size) {
   switch (format) {
-    case WeightFormat::kE4M3: return group_size == -1 || group_size == 32 || group_size == 128;
-    case WeightFormat::kNvfp4: return group_size == 16;
-    case WeightFormat::kMxfp4: return group_size == 32;
+    case WeightFormat::kE4M3:
+      return group_size == -1 || group_size == 32 || group_size == 128;
+    case WeightFormat::kNvfp4:
+      return group_size == 16;
+    case WeightFormat::kMxfp4:
+      return group_size == 32;
     default:
       return group_size == -1 || group_size == 32 || group_size == 64 || group_size == 128;
   }
@@ -99,10 +103,14 @@ bool takes_group(WeightFormat format, int64_t group_size) {
 
 const char* group_list(WeightFormat format) {
   switch (format) {
-    case WeightFormat::kE4M3: return "-1 (one scale per channel), 32 or 128";
-    case WeightFormat::kNvfp4: return "16";
-    case WeightFormat::kMxfp4: return "32";
-    default: return "-1 (one scale per channel), 32, 64 or 128";
+    case WeightFormat::kE4M3:
+      return "-1 (one scale per channel), 32 or 128";
+    case WeightFormat::kNvfp4:
+      return "16";
+    case WeightFormat::kMxfp4:
+      return "32";
+    default:
+      return "-1 (one scale per channel), 32, 64 or 128";
   }
 }
 

@@ -30,7 +30,6 @@ Status read_facts(int device, DeviceFacts* facts) {
       {cudaDevAttrComputeCapabilityMinor, &facts->minor},
       {cudaDevAttrMultiProcessorCount, &facts->sms},
       {cudaDevAttrMaxSharedMemoryPerBlockOptin, &facts->shared_optin},
-      {cudaDevAttrL2CacheSize, &facts->l2_bytes},
   };
   for (const auto& read : reads) {
     const cudaError_t error = cudaDeviceGetAttribute(read.value, read.attribute, device);

@@ -12,7 +12,6 @@ struct DeviceFacts {
   int minor = 0;
   int sms = 0;
   int shared_optin = 0;  // bytes one block may ask for
-  int l2_bytes = 0;
 };
 
 Status device_facts(int device, DeviceFacts* facts);

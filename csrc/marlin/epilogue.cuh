@@ -115,8 +115,7 @@ __device__ __forceinline__ void store_output(const Params& params, int row, int 
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float2 add = unpack2<kOut>(bias_words[i]);
-      words[i] =
-          pack2<kOut>(values[2 * i] * factor + add.x, values[2 * i + 1] * factor + add.y);
+      words[i] = pack2<kOut>(values[2 * i] * factor + add.x, values[2 * i + 1] * factor + add.y);
     }
     *reinterpret_cast<uint4*>(out) = uint4{words[0], words[1], words[2], words[3]};
   } else {

@@ -2,8 +2,8 @@
 // (loader.cuh). Per 32 rows of K a warp widens its weights into MMA fragments and multiplies.
 //
 // Group scales are applied to the float32 sums, not to the weights: every product stays exact (a
-// weight times its scale would round to 16 bits). NVFP4 is the exception: its weight times its scale
-// is exact in 16 bits. An FP8 MMA accumulates in its narrower adder over one stage at most.
+// weight times its scale would round to 16 bits). NVFP4 is the exception: its weight times its
+// scale is exact in 16 bits. An FP8 MMA accumulates in its narrower adder over one stage at most.
 #pragma once
 
 #include <cstdint>
@@ -178,7 +178,8 @@ __device__ __forceinline__ void multiply_stage(Accumulators<T>& total, const Par
   }
 }
 
-// Waits for the threads of the set. Constant barrier numbers: else the compiler reserves all sixteen.
+// Waits for the threads of the set. Constant barrier numbers: else the compiler reserves all
+// sixteen.
 template <class T>
 __device__ __forceinline__ void meet(int set) {
   static_assert(T::kSets <= 2);
@@ -226,8 +227,8 @@ __device__ __forceinline__ void finish(const Params& params, const float* sums, 
 #pragma unroll
     for (int set = 1; set < T::kSets; ++set) sum.add(Sum8::read(source + set * T::kSumBytes / 4));
     if (partial) {
-      sum.write(params.partials +
-                (static_cast<int64_t>(blockIdx.x) * T::kRows + row) * kTileCols + col);
+      sum.write(params.partials + (static_cast<int64_t>(blockIdx.x) * T::kRows + row) * kTileCols +
+                col);
     } else {
       store_output<T::kOut>(params, first_row + row, first_col + col, sum);
     }
@@ -253,7 +254,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocksPerSm)
     const int begin = schedule.begin(part) + set, end = schedule.begin(part + 1);
 
     const Ring<T> ring(shared_address(memory), set);
-    Loader<T> loader(params, ring, warp % (T::kSetThreads / 32), thread, first_row, first_col, begin);
+    Loader<T> loader(params, ring, warp % (T::kSetThreads / 32), thread, first_row, first_col,
+                     begin);
     const int filled = min(T::kStages, (end - begin + T::kSets - 1) / T::kSets);
     if (thread == 0) ring.init();
 #pragma unroll 1

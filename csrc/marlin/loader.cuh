@@ -1,5 +1,5 @@
-// The producing side of a set's pipeline: all threads of the set copy activations and scales, one of
-// them starts the copies of the weights.
+// The producing side of a set's pipeline: all threads of the set copy activations and scales, one
+// of them starts the copies of the weights.
 #pragma once
 
 #include <cstdint>
@@ -37,9 +37,9 @@ struct Ring {
   }
 };
 
-// Walks the stages first, first + kSets, ... of K. Everything that changes is a pointer or a counter
-// that one addition moves on: the copies of a stage would otherwise cost as many instructions as
-// half of its arithmetic.
+// Walks the stages first, first + kSets, ... of K. Everything that changes is a pointer or a
+// counter that one addition moves on: the copies of a stage would otherwise cost as many
+// instructions as half of its arithmetic.
 template <class T>
 class Loader {
  public:
@@ -66,9 +66,9 @@ class Loader {
 
     // Scales and zero points: at most one copy per thread and stage.
     constexpr int kPerRow = T::kScaleRowBytes / 16, kPerCol = T::kScaleRowBytes / kTileCols;
-    const int rows = T::kScaledWeights                           ? T::kBlocks32
+    const int rows = T::kScaledWeights                          ? T::kBlocks32
                      : params.scale_mode == ScaleMode::kGrouped ? T::kBlocks32 / params.group_blocks
-                                                                 : 0;
+                                                                : 0;
     const int scale_row = thread / kPerRow, scale_byte = thread % kPerRow * 16;
     copies_scales_ = scale_row < rows && scale_byte < cols * kPerCol;
     scales_ = params.scales +
@@ -146,8 +146,9 @@ class Loader {
     }
   }
 
-  // Rows from m on are left as they are: a row of A meets no other row. Columns from k on are zeros:
-  // their weights are zeros too, but zero times what happens to lie in shared memory may be NaN.
+  // Rows from m on are left as they are: a row of A meets no other row. Columns from k on are
+  // zeros: their weights are zeros too, but zero times what happens to lie in shared memory may be
+  // NaN.
   __device__ __forceinline__ void copy_activations(uint32_t to) const {
     const bool exists = a_left_ > 0;
     const char* a = exists ? a_ : params_.a;

@@ -66,8 +66,7 @@ bool takes_wgmma(const MarlinArgs& args, Family family, const DeviceFacts& facts
                  const PlanRequest& request) {
   const bool few_tiles = args.n / 256 < facts.sms / 2;
   return family == Family::kShipped && request.rows == 0 && request.parts == 0 &&
-         args.m >= (few_tiles ? kWgmmaRowsFewTiles : kWgmmaRows) &&
-         wgmma_takes(args, facts);
+         args.m >= (few_tiles ? kWgmmaRowsFewTiles : kWgmmaRows) && wgmma_takes(args, facts);
 }
 
 Params make_params(const MarlinArgs& args, const Plan& plan) {
@@ -90,7 +89,7 @@ Params make_params(const MarlinArgs& args, const Plan& plan) {
   params.n_pad = static_cast<int>(padded_n(args.n));
   params.k_pad = static_cast<int>(padded_k(args.k));
   params.scale_mode = args.b_format == WeightFormat::kNvfp4 ? ScaleMode::kOnWeights
-                      : args.group_size == -1              ? ScaleMode::kChannel
+                      : args.group_size == -1               ? ScaleMode::kChannel
                                                             : ScaleMode::kGrouped;
   params.group_shift = group_shift(args.group_size);
   params.group_blocks =

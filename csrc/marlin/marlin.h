@@ -7,10 +7,11 @@
 //   u4, zero points   c_type, -1, 32, 64 or 128             marlin_w4a16_zp      marlin_w4a8_fp8_zp
 //   u8b128            c_type, -1, 32, 64 or 128             marlin_w8a16_int8    -
 //   nvfp4 (e2m1)      c_type, 16, times a power of two      marlin_w4a16_nvfp4   -
-//   mxfp4 (e2m1)      bfloat16 powers of two, 32            marlin_w4a16_mxfp4   marlin_w4a8_fp8_mxfp4
+//   mxfp4 (e2m1)      bfloat16 powers of two, 32            marlin_w4a16_mxfp4
+//   marlin_w4a8_fp8_mxfp4
 //
-// Group -1 is one scale per channel. MXFP8 is e4m3 with group 32, and 128 x 128 blocks are e4m3 with
-// group 128: their scales are widened when the weight is packed.
+// Group -1 is one scale per channel. MXFP8 is e4m3 with group 32, and 128 x 128 blocks are e4m3
+// with group 128: their scales are widened when the weight is packed.
 //
 // No function here synchronises, allocates device memory or needs the default stream: all may be
 // captured in a graph (call once before capturing, so that loading the code is not part of the
@@ -28,8 +29,9 @@
 namespace kernelpkg {
 
 struct MarlinArgs {
-  // [m, k], rows lda elements apart, each row starting on 16 bytes. Columns k up to the next 16 bytes
-  // of every row are readable and zero; nothing beyond them is read (marlin_pad_rows makes such rows).
+  // [m, k], rows lda elements apart, each row starting on 16 bytes. Columns k up to the next 16
+  // bytes of every row are readable and zero; nothing beyond them is read (marlin_pad_rows makes
+  // such rows).
   const void* a;
   int64_t lda;        // elements, >= k
   DType a_type;       // kFloat16, kBFloat16, or kFloat8E4M3
@@ -44,14 +46,14 @@ struct MarlinArgs {
   void* c;                // [m, n] contiguous, 16-byte aligned base (rows are not, for odd n)
   DType c_type;           // a_type, or kFloat16 / kBFloat16 where a_type is kFloat8E4M3
   float output_scale;     // times the product, before the bias; 1 for all formats but nvfp4
-  // marlin_workspace_bytes(args) bytes on 16 bytes, any contents, null if 0. This call's alone until
-  // the call has finished on its stream.
+  // marlin_workspace_bytes(args) bytes on 16 bytes, any contents, null if 0. This call's alone
+  // until the call has finished on its stream.
   void* workspace;
   size_t workspace_bytes;
-  int m;                   // any from 0
-  int n;                   // logical, any from 1
-  int k;                   // logical, any from 1
-  int group_size;          // -1 (per channel), 16, 32, 64 or 128; the table above says which
+  int m;           // any from 0
+  int n;           // logical, any from 1
+  int k;           // logical, any from 1
+  int group_size;  // -1 (per channel), 16, 32, 64 or 128; the table above says which
   int device;
   cudaStream_t stream;
 };
@@ -70,7 +72,8 @@ Status marlin_gemm_emulated(const MarlinArgs& args);
 bool marlin_prefers_library(const MarlinArgs& args);
 
 // Columns [first_col, first_col + cols) of the weight times its scales and output_scale, rounded to
-// c_type: `wide` is [cols in whole 32, padded_k], K innermost, on 16 bytes. first_col is a multiple of
+// c_type: `wide` is [cols in whole 32, padded_k], K innermost, on 16 bytes. first_col is a multiple
+// of
 // 32. The padded rows and columns hold no meaningful numbers. Reads neither activations nor bias.
 Status marlin_widen(const MarlinArgs& args, int first_col, int cols, void* wide);
 

@@ -26,8 +26,8 @@ struct Params {
   int n_pad;
   int k_pad;
   ScaleMode scale_mode;
-  int group_blocks;        // 32-row blocks of K per group, at most those of a stage: 1, 2, 4; kGrouped
-  int group_shift;         // log2 of the rows of K per group; 30 with one group for all of K
+  int group_blocks;  // 32-row blocks of K per group, at most those of a stage: 1, 2, 4; kGrouped
+  int group_shift;   // log2 of the rows of K per group; 30 with one group for all of K
   Schedule schedule;
 };
 

@@ -75,14 +75,14 @@ Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts
                          "rows.");
   }
   const int64_t tiles = m_tiles * n_tiles;
-  const int parts = request.parts != 0
-                        ? std::clamp(request.parts, 1, std::min(kMaxParts, stages))
-                        : choose_parts(tiles, stages, tile->stage_k, facts.sms);
+  const int parts = request.parts != 0 ? std::clamp(request.parts, 1, std::min(kMaxParts, stages))
+                                       : choose_parts(tiles, stages, tile->stage_k, facts.sms);
   plan->instance = tile;
-  plan->schedule = Schedule::make(static_cast<int>(m_tiles), static_cast<int>(n_tiles), stages, parts);
+  plan->schedule =
+      Schedule::make(static_cast<int>(m_tiles), static_cast<int>(n_tiles), stages, parts);
   if (parts > 1) {
-    plan->workspace_bytes = static_cast<size_t>(plan->schedule.blocks()) * tile->rows * kTileCols *
-                            sizeof(float);
+    plan->workspace_bytes =
+        static_cast<size_t>(plan->schedule.blocks()) * tile->rows * kTileCols * sizeof(float);
   }
   return {};
 }

@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(kReduceThreads)
     if (tile_row >= tile_rows || row >= params.m || col >= params.n) return;
 
     const int64_t slot = static_cast<int64_t>(tile_rows) * kTileCols;
-    const float* source = params.partials + tile * schedule.parts * slot +
-                          tile_row * kTileCols + tile_col;
+    const float* source =
+        params.partials + tile * schedule.parts * slot + tile_row * kTileCols + tile_col;
     Sum8 sum = {};
 #pragma unroll 4
     for (int part = 0; part < schedule.parts; ++part, source += slot) {

@@ -9,9 +9,10 @@
 
 namespace kernelpkg::marlin {
 
-// Output tile of kRows x kTileCols. Four warps stand side by side, 32 columns each, over all rows: a
-// weight is widened by one thread, once, for up to 64 rows. kSets such sets share a tile; they take
-// turns along K, each with a ring of kStages stages of kStageK of its own, and meet only at the end.
+// Output tile of kRows x kTileCols. Four warps stand side by side, 32 columns each, over all rows:
+// a weight is widened by one thread, once, for up to 64 rows. kSets such sets share a tile; they
+// take turns along K, each with a ring of kStages stages of kStageK of its own, and meet only at
+// the end.
 template <DType kActType, WeightFormat kWeightFormat, DType kOutType, int kRowCount,
           int kStageDepth, int kSetCount, int kStageCount, int kBlocksPerSm>
 struct Tile {

@@ -1,5 +1,5 @@
-// marlin_widen: columns of a packed weight as 16-bit numbers, scales included, for a library's GEMM.
-// With thousands of rows that is faster than widening each weight once per row tile.
+// marlin_widen: columns of a packed weight as 16-bit numbers, scales included, for a library's
+// GEMM. With thousands of rows that is faster than widening each weight once per row tile.
 #include <cstdint>
 
 #include "common/guard.cuh"
@@ -20,8 +20,8 @@ struct WidenParams {
   int group_shift;  // log2 of the rows of K per group; 30 with one group for all of K
 };
 
-// A warp per unit of 32 columns x 32 rows of K, a lane's word after the other: eight weights along K
-// of one column, 16 bytes of the result.
+// A warp per unit of 32 columns x 32 rows of K, a lane's word after the other: eight weights along
+// K of one column, 16 bytes of the result.
 template <class Gate, DType kOut, WeightFormat kFormat>
 __global__ void __launch_bounds__(256) marlin_widen_kernel(WidenParams params) {
   if constexpr (!Gate::kDeviceCode) {
@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(256) marlin_widen_kernel(WidenParams params) {
     const int column_unit = params.first_unit_n + unit_n;
     const int64_t unit =
         (static_cast<int64_t>(column_unit / 2) * params.units_k + unit_k) * 2 + column_unit % 2;
-    const uint4* source = reinterpret_cast<const uint4*>(params.b + unit * unit_words(kFormat)) + lane;
+    const uint4* source =
+        reinterpret_cast<const uint4*>(params.b + unit * unit_words(kFormat)) + lane;
     const uint4 first = source[0];
     const uint4 second = is_8bit(kFormat) ? source[kHalfWords / 4] : first;
     const uint32_t low[4] = {first.x, first.y, first.z, first.w};
