@@ -389,6 +389,24 @@ def validate(
 
 
 @app.command()
+def layers(
+    path: Annotated[Path, typer.Argument(help="A .safetensors file, or a folder with its index.")],
+    format: Annotated[str | None, typer.Option(help="Read as this format, whatever its config says.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Which layers of a checkpoint marlin_gemm can take, and what is wrong with the others."""
+    from kernelpkg.checkpoint.view import COLUMNS, layer_rows
+
+    rows = layer_rows(path, format)
+    if not rows:
+        raise UsageError(f"{path} holds no quantised layer in a format known here; name one with --format")
+    show(rows, as_json, () if as_json else COLUMNS)
+    broken = [row["layer"] for row in rows if row["problem"]]
+    if broken:
+        raise CheckFailed(f"{len(broken)} of {len(rows)} layers cannot be read; first: {broken[0]}")
+
+
+@app.command()
 def records(
     add: Annotated[Path | None, typer.Option(help="Add this record file.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write all records into this folder.")] = None,

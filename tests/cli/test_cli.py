@@ -189,3 +189,16 @@ def test_precedence_of_exit_codes():
     assert exit_code([3, 4]) == 4
     assert exit_code([3, 4, 1]) == 1
     assert exit_code([1, 2, 3]) == 2
+
+
+def test_layers_lists_what_a_checkpoint_holds(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    weight = torch.ones(128, 256).to(torch.float8_e4m3fn)
+    save_file({"down.weight": weight, "down.weight_scale": torch.ones(128, 1)}, path)
+    [row] = json.loads(kernelpkg("layers", str(path), "--json").stdout)
+    assert (row["layer"], row["format"], row["K"], row["N"], row["problem"]) == ("down", "fp8", 256, 128, None)
+    gone = kernelpkg("layers", str(tmp_path / "gone.safetensors"))
+    assert gone.returncode == 2 and "is not there" in gone.stderr
