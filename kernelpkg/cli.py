@@ -181,10 +181,17 @@ def inspect(
     ] = None,
     target: Annotated[str | None, typer.Option(help="Only this target, such as 12.0f.")] = None,
     matrix: Annotated[bool, typer.Option("--matrix", help="What one FP8 MMA becomes, per target.")] = False,
+    tiles: Annotated[bool, typer.Option("--tiles", help="Our Marlin tiles: what each needs.")] = False,
     as_json: Json = False,
 ) -> None:
     """What machine code a binary holds: function by function, target by target, with a verdict."""
     from kernelpkg import binaries
+
+    if tiles:
+        if file is not None or matrix:
+            raise UsageError("--tiles speaks of our own build; leave out the file and --matrix.")
+        show_tiles(target, as_json)
+        return
 
     if matrix and (file is not None or target is not None):
         given = f"--target {target}" if file is None else str(file)
@@ -211,6 +218,23 @@ def inspect(
     dead = [row["function"] for row in rows if row["verdict"] == "dead"]
     if dead:
         raise CheckFailed(f"{len(dead)} dead function(s) in {file}: {', '.join(dead[:5])}")
+
+
+def show_tiles(target: str | None, as_json: bool) -> None:
+    """The Marlin tiles of the newest build, all or those of one target."""
+    from kernelpkg.binaries.tiles import tile_rows
+    from kernelpkg.build import find_library
+
+    library = find_library()
+    if library is None:
+        raise UsageError("No kernel library is here yet: run `kernelpkg build`.")
+    rows = tile_rows(library.manifest.get("functions", ()))
+    there = sorted({row["target"] for row in rows})
+    if target:
+        rows = [row for row in rows if row["target"] == target]
+    if not rows:
+        raise UsageError(f"the build has no Marlin tiles for {target!r}; there is {', '.join(there)}.")
+    show(rows, as_json)
 
 
 def built_library() -> Path:
