@@ -12,7 +12,7 @@ from kernelpkg.arch import parse_targets
 from kernelpkg.build import catalogue, generate, sources
 from kernelpkg.build.instance import Instance
 from kernelpkg.errors import UsageError
-from kernelpkg.gates import GATES
+from kernelpkg.gates import GATES, GUARDS
 
 TARGETS = parse_targets("9.0a,12.0f")
 
@@ -202,7 +202,7 @@ def test_every_source_file_is_built_or_included():
 
 
 def test_catalogue_is_sound():
-    gates = {gate.id for gate in GATES}
+    gates = {gate.id for gate in (*GATES, *GUARDS)}
     members = catalogue.all_instances()
     for member in members:
         assert member.gate in gates
@@ -213,7 +213,8 @@ def test_catalogue_is_sound():
 
 @pytest.mark.parametrize("target", [str(target) for gate in GATES for target in gate.ships])
 def test_instance_budget(target):
-    """At most 80 Marlin and 28 CUTLASS instances per target."""
+    """At most 80 Marlin and 28 CUTLASS instances per target; evidence kernels, for 9.0a alone, come on top."""
     members = catalogue.instances_of("release", parse_targets(target))
+    members = [member for member in members if member.evidence is None]
     assert sum(member.kernel.startswith("marlin") for member in members) <= 80
     assert sum(member.kernel.startswith("scaled_mm") for member in members) <= 28
