@@ -213,7 +213,7 @@ def test_catalogue_is_sound():
 
 @pytest.mark.parametrize("target", [str(target) for gate in GATES for target in gate.ships])
 def test_instance_budget(target):
-    """At most 80 Marlin and 28 CUTLASS instances per target; evidence kernels, for 9.0a alone, come on top."""
+    """At most 80 Marlin and 28 CUTLASS instances per target; evidence kernels (9.0a alone) come on top."""
     members = catalogue.instances_of("release", parse_targets(target))
     members = [member for member in members if member.evidence is None]
     assert sum(member.kernel.startswith("marlin") for member in members) <= 80
