@@ -418,7 +418,10 @@ def layers(
     format: Annotated[str | None, typer.Option(help="Read as this format, whatever its config says.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Which layers of a checkpoint marlin_gemm can take, and what is wrong with the others."""
+    """Which layers of a checkpoint marlin_gemm can take, by names, dtypes and shapes; values are read later.
+
+    What only the values show (an order of activations, a NaN scale) is refused when the layer is loaded.
+    """
     from kernelpkg.checkpoint.view import COLUMNS, layer_rows
 
     rows = layer_rows(path, format)

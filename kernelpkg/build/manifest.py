@@ -22,6 +22,7 @@ from kernelpkg.build import catalogue
 from kernelpkg.build.events import BuildError
 from kernelpkg.build.instance import Instance
 from kernelpkg.errors import UsageError
+from kernelpkg.gates import GUARDS
 
 SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
@@ -101,8 +102,13 @@ def read_back(
 
 
 def kernels_entry(instances: Iterable[Instance], targets: Iterable[Target]) -> dict[str, Any]:
-    """The manifest's `kernels`: per kernel its targets, instances, declaration, gate and evidence kind."""
+    """The manifest's `kernels`: per kernel its targets, instances, declaration, gate and evidence kind.
+
+    A kernel may have a route that only some of its devices take, behind a guard (gates.GUARDS): its targets are
+    those of all its instances, its gate is the one that admits the kernel.
+    """
     wanted = tuple(targets)
+    guards = {guard.id for guard in GUARDS}
     entry: dict[str, Any] = {}
     for one in instances:
         compiled_for = [str(target) for target in catalogue.instance_targets(one, wanted)]
@@ -117,6 +123,11 @@ def kernels_entry(instances: Iterable[Instance], targets: Iterable[Target]) -> d
             },
         )
         kernel["instances"].append(one.name)
+        kernel["targets"] += [target for target in compiled_for if target not in kernel["targets"]]
+        if kernel["gate"] in guards:
+            kernel["gate"] = one.gate
+    for kernel in entry.values():
+        kernel["targets"] = [str(target) for target in wanted if str(target) in kernel["targets"]]
     return entry
 
 

@@ -130,6 +130,10 @@ def load_layer(
     dtype: float16 or bfloat16, the output's. The rest as for read_layer, which says what is refused; also
     raises what pack_marlin_weight refuses, such as float16 for MXFP4 and MXFP8.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            f"torch sees no CUDA device here, so nothing can be loaded to {device}; use device='cpu'"
+        )
     layer = read_layer(path, prefix, format, expert=expert, device=device)
     try:
         packed = ops.pack_marlin_weight(

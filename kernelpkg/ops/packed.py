@@ -86,7 +86,7 @@ class PackedWeight:
         if entry.zeros != (self.zeros is not None):
             raise UsageError(
                 f"{'no zeros are given' if entry.zeros else 'zeros are given'} and the weight is "
-                f"{self.format}; u4 weights have zero points, and they alone"
+                f"{self.format}; u4 weights have zero points (pass zeros=), and they alone"
             )
         if self.zeros is not None and (self.zeros.dtype != torch.uint8 or tuple(self.zeros.shape) != scales):
             raise UsageError(

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from kernelpkg.arch import Capability, parse_targets
-from kernelpkg.build import manifest
+from kernelpkg.build import catalogue, manifest
 from kernelpkg.build.manifest import find_library, library_identity, usable_manifest, write_atomically
 from kernelpkg.errors import UsageError
 
@@ -106,3 +106,12 @@ def test_other_schema_is_not_usable(tmp_path):
     data = json.loads((folder / "manifest.json").read_text()) | {"schema": 99}
     write_atomically(folder / "manifest.json", data)
     assert usable_manifest(folder) is None
+
+
+def test_a_route_behind_a_guard_does_not_narrow_its_kernel():
+    targets = parse_targets("9.0a,12.0f")
+    entry = manifest.kernels_entry(catalogue.instances_of("test", targets), targets)
+    for name in ("marlin_w8a16", "marlin_w4a16", "marlin_repack"):
+        assert entry[name]["targets"] == ["9.0a", "12.0f"] and entry[name]["gate"] == "marlin_16bit", name
+    assert any("wgmma" in instance for instance in entry["marlin_w8a16"]["instances"])
+    assert entry["marlin_w4a8_fp8_emulated"]["targets"] == ["9.0a"]
