@@ -104,8 +104,8 @@ def read_back(
 def kernels_entry(instances: Iterable[Instance], targets: Iterable[Target]) -> dict[str, Any]:
     """The manifest's `kernels`: per kernel its targets, instances, declaration, gate and evidence kind.
 
-    A kernel may have a route that only some of its devices take, behind a guard (gates.GUARDS): its targets are
-    those of all its instances, its gate is the one that admits the kernel.
+    A kernel may have a route that only some of its devices take, behind a guard (gates.GUARDS): its targets
+    are those of all its instances, its gate is the one that admits the kernel.
     """
     wanted = tuple(targets)
     guards = {guard.id for guard in GUARDS}
