@@ -96,8 +96,6 @@ MAIN = (
 )
 EVIDENCE_CAPABILITY = "9.0"
 
-_WEIGHT_BITS = {"marlin_w8a16": 8, "marlin_w4a16": 4, "marlin_w4a8_fp8": 4, "marlin_w4a8_fp8_emulated": 4}
-
 
 def on_what(kernel: str, here: str = "this capability") -> str:
     """What a run of this kernel is evidence of: the capability it ran on, or it stands in for another.

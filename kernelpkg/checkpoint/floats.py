@@ -8,18 +8,17 @@ Microscaling Formats (MX) 1.0; stacked MXFP4 https://huggingface.co/openai/gpt-o
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kernelpkg.checkpoint.files import TensorEntry
 from kernelpkg.checkpoint.layer import E8M0, FLOATS, LayerTensors, LayerWeight, expect_shape, group_size_of
 from kernelpkg.checkpoint.unpack import byte_pairs_to_words, transpose_bytes
 from kernelpkg.errors import UsageError
+from kernelpkg.ops.formats import e4m3_nan_count
 
 BLOCK = 128  # rows and columns of one block scale
 MX_GROUP = 32
 NVFP4_GROUP = 16
-_FP8_GROUPS = (32, 128)
 
 
 def fp8_sizes(layer: LayerTensors) -> tuple[int, int]:
@@ -166,7 +165,7 @@ def _fp8_scaling(layer: LayerTensors, weight: TensorEntry, entry: TensorEntry) -
     if shape == block:
         return "block", BLOCK
     if len(shape) == 2 and shape[0] == size_n:
-        return "group", group_size_of(entry, shape[1], size_k, layer.config.group_size, _FP8_GROUPS)
+        return "group", group_size_of(entry, shape[1], size_k, layer.config.group_size, "e4m3")
     raise UsageError(
         f"{entry} is {list(entry.shape)} and {weight.name!r} {list(weight.shape)}; it must be [1] per "
         f"tensor, [{size_n}] per channel, [{size_n}, groups] or {list(block)} per block of 128 x 128"
@@ -294,7 +293,7 @@ def _mxfp4(layer: LayerTensors, weight: TensorEntry, entry: TensorEntry, bias_su
 def _read_e4m3(layer: LayerTensors, entry: TensorEntry) -> Tensor:
     """The weight [N, K] as [K, N], without NaN."""
     weight = layer.read(entry)
-    found = int(((weight.view(torch.uint8) & 0x7F) == 0x7F).sum())
+    found = e4m3_nan_count(weight)
     if found:
         raise UsageError(
             f"{entry} holds {found} NaN of {weight.numel()} values; a NaN makes its whole column NaN, fetch "

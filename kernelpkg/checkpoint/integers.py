@@ -12,13 +12,9 @@ from torch import Tensor
 
 from kernelpkg.checkpoint.files import TensorEntry
 from kernelpkg.checkpoint.layer import FLOATS, LayerTensors, LayerWeight, expect_shape, group_size_of
-from kernelpkg.checkpoint.unpack import (
-    nibbles_to_words,
-    transpose_bytes,
-    word_bytes_to_rows,
-    word_nibbles,
-)
+from kernelpkg.checkpoint.unpack import transpose_bytes, word_bytes_to_rows, word_nibbles
 from kernelpkg.errors import UsageError
+from kernelpkg.ops.quantize import pack_nibbles
 
 # Nibble j of an AWQ word holds column AWQ_COLUMNS[j] of its eight.
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -79,7 +75,7 @@ def read_awq(layer: LayerTensors) -> LayerWeight:
     group_size = group_size_of(scales, scales.shape[0], size_k, layer.config.group_size)
     bias = layer.read_bias(".bias", size_n)
     return LayerWeight(
-        qweight=nibbles_to_words(word_nibbles(layer.read(qweight), AWQ_COLUMNS)),
+        qweight=pack_nibbles(word_nibbles(layer.read(qweight), AWQ_COLUMNS)),
         scales=layer.read_scales(scales),
         format="u4",
         group_size=group_size,

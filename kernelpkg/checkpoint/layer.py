@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,12 +10,10 @@ from torch import Tensor
 from kernelpkg.checkpoint.config import QuantConfig
 from kernelpkg.checkpoint.files import Checkpoint, TensorEntry, dtype_name
 from kernelpkg.errors import UsageError
+from kernelpkg.ops.formats import FORMATS, WeightFormat
 
 FLOATS = ("F16", "BF16", "F32")
 E8M0 = ("U8", "F8_E8M0")
-GROUP_SIZES = (32, 64, 128)  # of the integer formats; -1 is one group of all K
-
-WeightFormat = Literal["u4b8", "u4", "u8b128", "e4m3", "nvfp4", "mxfp4"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,12 +127,13 @@ def expect_shape(entry: TensorEntry, shape: tuple[int, ...], beside: TensorEntry
 
 
 def group_size_of(
-    entry: TensorEntry, groups: int, size_k: int, stated: int | None, allowed: tuple[int, ...] = GROUP_SIZES
+    entry: TensorEntry, groups: int, size_k: int, stated: int | None, format: WeightFormat = "u4b8"
 ) -> int:
     """Rows of K per scale, -1 where there is one group: as the configuration states it, else as K divides.
 
-    entry: the scales, for the message. Raises UsageError where groups, K and the stated size disagree or the
-    kernel does not take the size.
+    entry: the scales, for the message. format: whose group sizes are allowed; every integer format has those
+    of u4b8. Raises UsageError where groups, K and the stated size disagree or the kernel does not take the
+    size.
     """
     if stated is None:
         if groups == 1:
@@ -155,6 +153,7 @@ def group_size_of(
             )
         if groups == 1:
             return -1
+    allowed = [g for g in FORMATS[format].groups if g != -1]
     if size not in allowed:
         raise UsageError(
             f"{entry} is {list(entry.shape)}, groups of {size}; the kernel takes groups of "

@@ -15,18 +15,6 @@ def word_nibbles(words: Tensor, columns: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6,
     return nibbles.reshape(words.shape[0], -1)
 
 
-def nibbles_to_words(levels: Tensor) -> Tensor:
-    """uint8 [K, N] of 0 .. 15 -> int32 [ceil(K/8), N], nibble j of word (r, n) from row 8 r + j; 0 past K."""
-    rows, columns = levels.shape
-    words = -(-rows // 8)
-    if rows % 8:
-        levels = torch.cat([levels, levels.new_zeros(8 * words - rows, columns)])
-    pairs = levels.reshape(words, 4, 2, columns)
-    packed = torch.empty(words, columns, 4, dtype=torch.uint8, device=levels.device)
-    packed.copy_((pairs[:, :, 0] | (pairs[:, :, 1] << 4)).transpose(1, 2))
-    return packed.view(torch.int32).reshape(words, columns)
-
-
 def word_bytes_to_rows(words: Tensor) -> Tensor:
     """int32 [R, N] -> uint8 [4 R, N]: byte b of word (r, n) becomes row 4 r + b."""
     rows, columns = words.shape

@@ -61,6 +61,11 @@ def groups_of(size_k: int, group_size: int) -> int:
     return 1 if group_size == -1 else -(-size_k // group_size)
 
 
+def e4m3_nan_count(values: torch.Tensor) -> int:
+    """How many of some float8_e4m3fn values, or their codes in uint8, are NaN (0x7f and 0xff)."""
+    return int(((values.view(torch.uint8) & 0x7F) == 0x7F).sum())
+
+
 def packed_shape(entry: Format, size_k: int, size_n: int) -> tuple[int, int, int]:
     """Shape of the packed words: strips of 64 columns, blocks of 32 rows of K, the words of a block."""
     return padded_n(size_n) // PAD_N, padded_k(size_k) // 32, 64 * entry.bits

@@ -13,6 +13,7 @@ from kernelpkg.ops.formats import (
     FORMATS,
     Format,
     WeightFormat,
+    e4m3_nan_count,
     groups_of,
     packed_shape,
     padded_k,
@@ -335,7 +336,7 @@ def _zero_points(zeros: Tensor, size_k: int, size_n: int, group_size: int) -> Te
 def _refuse_nan_weights(qweight: Tensor) -> None:
     if qweight.dtype not in (_FP8, torch.uint8):
         return  # marlin_repack says what is wrong
-    found = int(((qweight.view(torch.uint8) & 0x7F) == 0x7F).sum())
+    found = e4m3_nan_count(qweight)
     if found:
         raise UsageError(
             f"the weight holds {found} NaN of {qweight.numel()} values (0x7f or 0xff); a NaN weight makes "
