@@ -344,12 +344,19 @@ def bench(
             "folder of both; repeatable. Default: those of an installed vLLM."
         ),
     ] = None,
+    tuned: Annotated[bool, typer.Option("--tuned", help="With what `kernelpkg tune` found.")] = False,
     record: Annotated[Path | None, typer.Option(help="Also write a record into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
     """Speed: medians of graph replays over cold weights, with ceilings and peers from the same run."""
     from kernelpkg import bench as bencher
 
+    if tuned and record is not None:
+        raise UsageError("a record is of the defaults: give --tuned or --record, not both.")
+    if tuned:
+        from kernelpkg import ops
+
+        err.print(f"{ops.use_tuning()} tuned choices in use", markup=False)
     with err.status("measuring the ceilings") as status:
         report = bencher.run(
             kernels=split(kernel),
@@ -371,6 +378,38 @@ def bench(
     if record is not None:
         write_record("bench", report, record)
     report.raise_for_status()
+
+
+@app.command()
+def tune(
+    kernel: TimedKernels = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Only these layers, comma-separated: 8B.gate_up, or KxN as 4096x28672.")
+    ] = None,
+    m: Annotated[
+        str | None, typer.Option(help="These numbers of rows, comma-separated; default 1,16,64,256.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cuda:N.")] = "cuda:0",
+    to: Annotated[
+        Path | None, typer.Option("--out", help="The file; default: the one ops.use_tuning() reads.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Time every tile and split of marlin_gemm on this device, and keep the best for ops.use_tuning()."""
+    from kernelpkg import bench as bencher
+
+    with err.status("tuning; Ctrl-C keeps what is done") as status:
+        report = bencher.tune(
+            kernels=split(kernel),
+            shapes=split(shape),
+            ms=numbers(m, "--m"),
+            device=device,
+            on_row=lambda row: status.update(f"{row['kernel']} {row['shape']} m={row['m']}"),
+            path=to,
+        )
+    columns = ("kernel", "shape", "m", "default", "default_us", "best", "best_us", "gain", "candidates")
+    show(report.rows, as_json, () if as_json else columns)
+    (err if as_json else out).print(f"{report.summary}; kept in {report.path}", markup=False, soft_wrap=True)
 
 
 def write_record(kind: str, report: Any, folder: Path) -> None:

@@ -6,25 +6,17 @@
 
 namespace kernelpkg {
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-// 16 bytes, past L1 (.cg). Both addresses on 16 bytes. No L2 policy: with one, ptxas 13.0 took the
-// wrong uniform register for it in some of the GEMM kernels, an illegal instruction on the device.
-__device__ __forceinline__ void copy_async_16(uint32_t destination, const void* source) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination), "l"(source)
-               : "memory");
-}
-
-// The same, or 16 zero bytes where `valid` is false; then `source` is not read, but must still be a
-// legal address.
-__device__ __forceinline__ void copy_async_16_or_zero(uint32_t destination, const void* source,
-                                                      bool valid) {
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
-               "r"(bytes)
-               : "memory");
+// 16 bytes, past L1 (.cg), where `wanted`; of them the first `bytes` (0 or 16) are read and the
+// rest are zeros. Both addresses on 16 bytes. Predicates instead of branches: a branch around one
+// instruction costs six. No L2 policy: with one, ptxas 13.0 took the wrong uniform register for it
+// in some of the GEMM kernels, an illegal instruction on the device.
+__device__ __forceinline__ void copy_async_16(uint32_t destination, const void* source, bool wanted,
+                                              int bytes = 16) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n"
+      "@p cp.async.cg.shared.global [%0], [%1], 16, %3;\n}" ::"r"(destination),
+      "l"(source), "r"(static_cast<int>(wanted)), "r"(bytes)
+      : "memory");
 }
 
 // Lets a following kernel that was launched with programmatic stream serialisation be scheduled

@@ -13,8 +13,8 @@
 //   }
 //
 // For a wrong target the body is discarded before code is made, so the machine code holds the trap
-// alone: a launch ends in an error (cudaErrorLaunchFailure) and never returns with unwritten output.
-// The host check (Gate::admits) refuses earlier and with a sentence; this stands behind it.
+// alone: a launch ends in an error (cudaErrorLaunchFailure) and never returns with unwritten
+// output. The host check (Gate::admits) refuses earlier and with a sentence; this stands behind it.
 #pragma once
 
 #include "kernelpkg_gates.h"

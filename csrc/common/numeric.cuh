@@ -10,6 +10,18 @@
 
 namespace kernelpkg {
 
+// Keeps a value in its register: left alone, the compiler computes what is loop invariant again in
+// every turn of a long loop, to save registers that nobody needs.
+template <class V>
+__device__ __forceinline__ void keep(V& value) {
+  static_assert(sizeof(V) == 4 || sizeof(V) == 8);
+  if constexpr (sizeof(V) == 4) {
+    asm volatile("" : "+r"(value));
+  } else {
+    asm volatile("" : "+l"(value));
+  }
+}
+
 // (word & mask) | bits as the one instruction it is; left alone, two immediates make the compiler
 // take two.
 __device__ __forceinline__ uint32_t and_or(uint32_t word, uint32_t mask, uint32_t bits) {

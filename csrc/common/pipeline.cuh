@@ -8,7 +8,7 @@
 
 namespace kernelpkg {
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && !defined(KERNELPKG_WITHOUT_BULK_COPIES)
 constexpr bool kHasBulkCopies = true;
 #else
 constexpr bool kHasBulkCopies = false;

@@ -188,4 +188,19 @@ Status check_pad_rows(const MarlinPadArgs& args) {
   return check_pointer(who, "the padded output", args.padded);
 }
 
+Status check_workspace(const MarlinArgs& args, size_t needed) {
+  if (needed == 0) return {};
+  if (args.workspace == nullptr || args.workspace_bytes < needed) {
+    return Status::error("marlin_gemm: the workspace has " +
+                         std::to_string(args.workspace == nullptr ? 0 : args.workspace_bytes) +
+                         " bytes and this call needs " + std::to_string(needed) +
+                         "; ask marlin_workspace_bytes with the same arguments.");
+  }
+  if (reinterpret_cast<uintptr_t>(args.workspace) % 16 != 0) {
+    return Status::error(
+        "marlin_gemm: the workspace does not start on a 16-byte boundary; pass memory that does.");
+  }
+  return {};
+}
+
 }  // namespace kernelpkg::marlin

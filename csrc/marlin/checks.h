@@ -28,4 +28,7 @@ Status check_gemm(const MarlinArgs& args);
 Status check_repack(const MarlinRepackArgs& args);
 Status check_pad_rows(const MarlinPadArgs& args);
 
+// That the workspace has the bytes that the plan of a call wants.
+Status check_workspace(const MarlinArgs& args, size_t needed);
+
 }  // namespace kernelpkg::marlin

@@ -80,21 +80,22 @@ Status device_facts(int device, DeviceFacts* facts) {
   return {};
 }
 
-Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts) {
+Status prepare(const void* kernel, int threads, size_t shared_bytes, int device,
+               const DeviceFacts& facts) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int>> prepared;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (prepared.count({instance.kernel, device}) != 0) return {};
+  if (prepared.count({kernel, device}) != 0) return {};
   const std::string capability = std::to_string(facts.major) + "." + std::to_string(facts.minor);
-  if (instance.shared_bytes > static_cast<size_t>(facts.shared_optin)) {
-    return Status::error("marlin: a tile needs " + std::to_string(instance.shared_bytes) +
+  if (shared_bytes > static_cast<size_t>(facts.shared_optin)) {
+    return Status::error("marlin: a tile needs " + std::to_string(shared_bytes) +
                          " bytes of shared memory and capability " + capability +
                          " gives a block " + std::to_string(facts.shared_optin) +
                          "; build the other tiles with --set release.");
   }
   const RelaxedCapture relaxed;
   cudaFuncAttributes attributes;
-  cudaError_t error = cudaFuncGetAttributes(&attributes, instance.kernel);
+  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
   if (error == cudaErrorInvalidDeviceFunction || error == cudaErrorNoKernelImageForDevice ||
       error == cudaErrorUnsupportedPtxVersion) {
     cudaGetLastError();
@@ -103,18 +104,17 @@ Status prepare(const KernelInstance& instance, int device, const DeviceFacts& fa
                          "); rebuild it there with `kernelpkg build --arch native`.");
   }
   if (error == cudaSuccess) {
-    error = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(instance.shared_bytes));
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes));
   }
   if (error ==
       cudaSuccess) {  // room for as many blocks as fit: the pipeline wants shared memory, not L1
-    error = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                  cudaSharedmemCarveoutMaxShared);
   }
   int blocks = 0;
   if (error == cudaSuccess) {
-    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, instance.kernel,
-                                                          instance.threads, instance.shared_bytes);
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes);
   }
   if (error != cudaSuccess) {
     return cuda_failure(
@@ -124,7 +124,7 @@ Status prepare(const KernelInstance& instance, int device, const DeviceFacts& fa
     return Status::error("marlin: a kernel does not fit a multiprocessor of capability " +
                          capability + "; rebuild with `kernelpkg build --arch native`.");
   }
-  prepared.emplace(instance.kernel, device);
+  prepared.emplace(kernel, device);
   return {};
 }
 

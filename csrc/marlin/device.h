@@ -2,8 +2,10 @@
 // cache; thread-safe.
 #pragma once
 
+#include <cstddef>
+#include <string>
+
 #include "common/status.h"
-#include "marlin/registry.h"
 
 namespace kernelpkg::marlin {
 
@@ -16,9 +18,10 @@ struct DeviceFacts {
 
 Status device_facts(int device, DeviceFacts* facts);
 
-// Finds the instance's code on `device` (which must be current) and raises its shared-memory limit;
+// Finds a kernel's code on `device` (which must be current) and raises its shared-memory limit;
 // refuses, in a sentence, what cannot run there.
-Status prepare(const KernelInstance& instance, int device, const DeviceFacts& facts);
+Status prepare(const void* kernel, int threads, size_t shared_bytes, int device,
+               const DeviceFacts& facts);
 
 // Makes `device` current for a scope, as launches on its streams need.
 class CurrentDevice {

@@ -13,8 +13,8 @@ namespace kernelpkg::marlin {
 // Adds the parts of every tile of a schedule that goes through the workspace, in the order of K,
 // and writes the output. `overlap` (9.0 and later): may be scheduled before the GEMM has finished,
 // and waits for it on the device.
-cudaError_t launch_reduce(const Params& params, int tile_rows, DType c_type, bool overlap,
-                          cudaStream_t stream);
+cudaError_t launch_reduce(const Params& params, int tile_rows, int tile_cols, DType c_type,
+                          bool overlap, cudaStream_t stream);
 
 cudaError_t launch_repack(const MarlinRepackArgs& args);
 

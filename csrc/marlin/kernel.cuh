@@ -12,6 +12,7 @@
 #include "common/mma.cuh"
 #include "common/numeric.cuh"
 #include "common/pipeline.cuh"
+#include "common/shared_memory.cuh"
 #include "marlin/dequant.cuh"
 #include "marlin/epilogue.cuh"
 #include "marlin/loader.cuh"
@@ -19,30 +20,6 @@
 #include "marlin/tile.cuh"
 
 namespace kernelpkg::marlin {
-
-__device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
-  uint4 value;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
-__device__ __forceinline__ uint2 load_shared_8(uint32_t address) {
-  uint2 value;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
-               : "=r"(value.x), "=r"(value.y)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
-__device__ __forceinline__ uint32_t load_shared_4(uint32_t address) {
-  uint32_t value;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-  return value;
-}
 
 // Where this thread finds its share of a stage, relative to the stage.
 template <class T>
@@ -57,6 +34,10 @@ struct Offsets {
     scales = T::kABytes + T::kBBytes;
     scales += T::kScaledWeights ? unit * 128 + t / 2 * 64 + g * 8 : warp_col * 2 + g / 2 * 16;
     zeros = T::kABytes + T::kBBytes + T::kScaleBytes + warp_col + g * 4;
+    if constexpr (T::kKeepsAddresses) {
+      keep(a), keep(b), keep(scales);
+      if constexpr (T::kHasZeros) keep(zeros);
+    }
   }
 };
 
@@ -139,42 +120,42 @@ __device__ __forceinline__ void multiply_block(Accumulators<T>& acc, uint32_t a,
   }
 }
 
-template <class T, bool kGrouped>
+// When scales meet the sums. kAtTheEnd: never in here (one scale per channel, or NVFP4). kPerStage:
+// groups of a stage or more; each stage's sum is scaled. kPerBlock: smaller groups; every 32 rows.
+enum class Scaling { kAtTheEnd, kPerStage, kPerBlock };
+
+template <class T, Scaling kScaling>
 __device__ __forceinline__ void multiply_stage(Accumulators<T>& total, const Params& params,
                                                uint32_t stage, const Offsets<T>& own) {
   constexpr int kABlock = kUnitRows * T::kActBytes, kBBlock = 2 * T::kUnitBytes;
+  constexpr bool kOwnSum = kScaling != Scaling::kAtTheEnd || T::kFp8;
+  // No branch inside: the compiler widens the next 32 rows of K while the tensor cores have these.
+  // Where every 32 rows are scaled, tiles of many rows have no registers left for that.
+  constexpr int kUnroll = T::kRows <= 16 || kScaling != Scaling::kPerBlock ? T::kBlocks32 : 1;
+  constexpr bool kUnrolled = kUnroll == T::kBlocks32;
   [[maybe_unused]] Accumulators<T> acc;
-  uint32_t scales = stage + own.scales, zeros = stage + own.zeros;
-#pragma unroll
+  if constexpr (kOwnSum && kScaling != Scaling::kPerBlock && !kUnrolled) acc.clear();
+#pragma unroll kUnroll
   for (int block = 0; block < T::kBlocks32; ++block) {
     const uint32_t a = stage + own.a + block * kABlock, b = stage + own.b + block * kBBlock;
-    if constexpr (!kGrouped && T::kFp8) {
-      if (block == 0) {
-        multiply_block<T, true>(acc, a, b, scales, zeros);
-      } else {
-        multiply_block<T, false>(acc, a, b, scales, zeros);
-      }
-      if (block + 1 == T::kBlocks32) total.add(acc);
-    } else if constexpr (!kGrouped) {
+    const int row = T::kScaledWeights                ? block
+                    : kScaling == Scaling::kPerBlock ? block >> (params.group_shift - 5)
+                                                     : 0;
+    const uint32_t scales = stage + own.scales + row * T::kScaleRowBytes;
+    const uint32_t zeros = stage + own.zeros + row * kTileCols;
+    if constexpr (!kOwnSum) {
       multiply_block<T, false>(total, a, b, scales, zeros);
-      if constexpr (T::kScaledWeights) scales += T::kScaleRowBytes;
+    } else if (kScaling == Scaling::kPerBlock || (kUnrolled && block == 0)) {
+      multiply_block<T, true>(acc, a, b, scales, zeros);
     } else {
-      if (block == 0) {
-        multiply_block<T, true>(acc, a, b, scales, zeros);
-      } else {
-        multiply_block<T, false>(acc, a, b, scales, zeros);
-      }
-      // The end of a group, or of the stage where the group is longer: then its scale comes again.
-      const bool last = block + 1 == T::kBlocks32;
-      if (last || ((block + 1) & (params.group_blocks - 1)) == 0) {
-        total.add_scaled(acc, load_shared_16(scales));
-        if (!last) {
-          acc.clear();
-          scales += T::kScaleRowBytes;
-          zeros += kTileCols;
-        }
-      }
+      multiply_block<T, false>(acc, a, b, scales, zeros);
     }
+    if constexpr (kScaling == Scaling::kPerBlock) total.add_scaled(acc, load_shared_16(scales));
+  }
+  if constexpr (kScaling == Scaling::kPerStage) {
+    total.add_scaled(acc, load_shared_16(stage + own.scales));
+  } else if constexpr (kScaling == Scaling::kAtTheEnd && kOwnSum) {
+    total.add(acc);
   }
 }
 
@@ -191,7 +172,7 @@ __device__ __forceinline__ void meet(int set) {
 }
 
 // One set's stages of this block's part: set, set + kSets, ... of [begin, end).
-template <class T, bool kGrouped>
+template <class T, Scaling kScaling>
 __device__ __forceinline__ void multiply(Accumulators<T>& total, const Params& params,
                                          const Ring<T>& ring, Loader<T>& loader,
                                          const Offsets<T>& own, int set, int stage, int end) {
@@ -200,7 +181,7 @@ __device__ __forceinline__ void multiply(Accumulators<T>& total, const Params& p
 #pragma unroll 1
   for (; stage < end; stage += T::kSets) {
     barrier_wait(ring.full(slot), parity);
-    multiply_stage<T, kGrouped>(total, params, ring.stage(slot), own);
+    multiply_stage<T, kScaling>(total, params, ring.stage(slot), own);
     if (stage + T::kSets * T::kStages < end) {
       meet<T>(set);  // everyone has read the stage
       loader.load(slot);
@@ -270,10 +251,12 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocksPerSm)
     const Offsets<T> own(warp_col, lane);
     Accumulators<T> total;
     total.clear();
-    if (!T::kScaledWeights && params.scale_mode == ScaleMode::kGrouped) {
-      multiply<T, true>(total, params, ring, loader, own, set, begin, end);
+    if (T::kScaledWeights || params.scale_mode != ScaleMode::kGrouped) {
+      multiply<T, Scaling::kAtTheEnd>(total, params, ring, loader, own, set, begin, end);
+    } else if (params.group_blocks == T::kBlocks32) {
+      multiply<T, Scaling::kPerStage>(total, params, ring, loader, own, set, begin, end);
     } else {
-      multiply<T, false>(total, params, ring, loader, own, set, begin, end);
+      multiply<T, Scaling::kPerBlock>(total, params, ring, loader, own, set, begin, end);
     }
     __syncthreads();  // every copy has been waited for: the rings are free
     float* sums = reinterpret_cast<float*>(memory);

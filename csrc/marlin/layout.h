@@ -104,9 +104,9 @@ KERNELPKG_HOST_DEVICE constexpr Slot slot_of(WeightFormat format, int64_t k, int
   const int lane = 4 * g_of_col(col) + quad_lane_of_row(row);
   const int64_t unit =
       ((n / kStripCols) * (k_pad / kUnitRows) + k / kUnitRows) * 2 + n % kStripCols / kUnitCols;
-  return {unit * unit_words(format) + slot_half(format, row) * kHalfWords + lane * 4 +
-              tile_of_col(col),
-          slot_shift(format, row)};
+  return {
+      unit * unit_words(format) + slot_half(format, row) * kHalfWords + lane * 4 + tile_of_col(col),
+      slot_shift(format, row)};
 }
 
 // Rows of `scales` and `zeros` for a group size (-1: one row); a padded K has padded groups.

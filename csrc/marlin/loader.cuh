@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/async_copy.cuh"
+#include "common/numeric.cuh"
 #include "common/pipeline.cuh"
 #include "marlin/params.h"
 #include "marlin/tile.cuh"
@@ -59,7 +60,7 @@ class Loader {
 
     const int row = thread / kChunks, byte = thread % kChunks * 16;
     const int64_t a_byte = static_cast<int64_t>(first_stage) * T::kARowBytes + byte;
-    rows_left_ = params.m - first_row - row;
+    rows_left_ = min(params.m - first_row, T::kRows) - row;
     a_left_ = params.a_bytes - static_cast<int>(a_byte);
     a_ = params.a + (first_row + row) * params.a_row_bytes + a_byte;
     a_to_ = row * T::kARowPitch + byte;
@@ -79,7 +80,10 @@ class Loader {
       copies_zeros_ = zero_row < max(1, rows) && zero_byte < cols;
       zeros_ = params.zeros + static_cast<int64_t>(zero_row) * params.n_pad + first_col + zero_byte;
       zeros_to_ = T::kABytes + T::kBBytes + T::kScaleBytes + zero_row * kTileCols + zero_byte;
+      if constexpr (T::kKeepsAddresses) keep(zeros_), keep(zeros_to_);
     }
+    if constexpr (T::kKeepsAddresses)
+      keep(rows_left_), keep(a_to_), keep(scales_), keep(scales_to_);
   }
 
   // Starts the copies of the next stage into `slot`, which must be empty.
@@ -92,13 +96,10 @@ class Loader {
     }
     copy_activations(shared + a_to_);
     const int64_t group = group_of_stage();
-    if (copies_scales_) {
-      constexpr int kPerCol = T::kScaleRowBytes / kTileCols;
-      copy_async_16(shared + scales_to_, scales_ + group * (params_.n_pad * kPerCol));
-    }
-    if constexpr (T::kHasZeros) {
-      if (copies_zeros_) copy_async_16(shared + zeros_to_, zeros_ + group * params_.n_pad);
-    }
+    constexpr int kPerCol = T::kScaleRowBytes / kTileCols;
+    copy_async_16(shared + scales_to_, scales_ + group * (params_.n_pad * kPerCol), copies_scales_);
+    if constexpr (T::kHasZeros)
+      copy_async_16(shared + zeros_to_, zeros_ + group * params_.n_pad, copies_zeros_);
     barrier_arrive_after_copies(barrier);
     stage_ += T::kSets;
     b_ += T::kSets * T::kStripBytes;
@@ -140,7 +141,7 @@ class Loader {
     for (int strip = 0; strip < (both_strips_ ? 2 : 1); ++strip) {
 #pragma unroll
       for (int byte = 0; byte < T::kStripBytes; byte += T::kSetThreads * 16)
-        copy_async_16(to + byte, b + byte);
+        copy_async_16(to + byte, b + byte, true);
       b += strip_bytes_;
       to += T::kStripBytes;
     }
@@ -150,14 +151,11 @@ class Loader {
   // zeros: their weights are zeros too, but zero times what happens to lie in shared memory may be
   // NaN.
   __device__ __forceinline__ void copy_activations(uint32_t to) const {
-    const bool exists = a_left_ > 0;
-    const char* a = exists ? a_ : params_.a;
-    const int64_t step = exists ? kRowsPerPass * params_.a_row_bytes : 0;
+    const int bytes = a_left_ > 0 ? 16 : 0;
+    const char* a = a_;
 #pragma unroll
-    for (int row = 0; row < T::kRows; row += kRowsPerPass, a += step) {
-      if (row < rows_left_ && (kRowsPerPass <= T::kRows || a_to_ < T::kABytes))
-        copy_async_16_or_zero(to + row * T::kARowPitch, a, exists);
-    }
+    for (int row = 0; row < T::kRows; row += kRowsPerPass, a += kRowsPerPass * params_.a_row_bytes)
+      copy_async_16(to + row * T::kARowPitch, a, row < rows_left_, bytes);
   }
 
   const Params& params_;

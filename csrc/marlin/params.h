@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "marlin/marlin.h"
 #include "marlin/schedule.h"
 
 namespace kernelpkg::marlin {
@@ -30,5 +31,10 @@ struct Params {
   int group_shift;   // log2 of the rows of K per group; 30 with one group for all of K
   Schedule schedule;
 };
+
+// What both GEMM kernels' arguments have in common. fragment_scale: what the kernel's fragments
+// lack; stage_k: rows of K in a stage. partials is the start of the workspace.
+Params make_params(const MarlinArgs& args, const Schedule& schedule, float fragment_scale,
+                   int stage_k);
 
 }  // namespace kernelpkg::marlin

@@ -7,23 +7,30 @@ namespace kernelpkg::marlin {
 namespace {
 
 constexpr int64_t kMaxBlocks = int64_t{1} << 30;
+constexpr int kRasterRows = 1024;  // schedule.h
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Parts that a tile's K is cut into. Enough tiles to give every multiprocessor one are left whole.
-// Fewer are split so that the busiest multiprocessor has least to do: its blocks, times the K of a
-// part and what a block costs besides (filling its pipeline, exchanging sums), which a sweep on an
-// H200 put at about 320 rows of K.
-int choose_parts(int64_t tiles, int stages, int stage_k, int sms) {
-  constexpr int64_t kBlockCost = 320;
-  if (tiles >= sms) return 1;
+// Parts that a tile's K is cut into, so that the busiest multiprocessor has least to do. In rows of
+// K, after sweeps of seven layers on an H200 (132 multiprocessors, M = 1, 16, 32 and 64):
+//   a block that is alone on its multiprocessor takes as long as its part of K; two that share one
+//   take kPair times as long as one, for memory and instruction slots are shared too;
+//   a part's sums must be written and added, which costs the more the more rows there are.
+int choose_parts(int64_t tiles, int stages, const KernelInstance& tile, int rows, int sms) {
+  const bool wide = bits_of(tile.format) == 8;  // twice the bytes: bound by memory sooner
+  const double pair = wide ? 1.9 : 1.65;
+  const double sums = (wide ? 0.75 : 1.0) * std::min(1150, 620 + 35 * std::min(rows, tile.rows));
   int best = 1;
-  int64_t least = 0;
+  double least = 0.0;
   for (int parts = 1; parts <= std::min(kMaxParts, stages); ++parts) {
-    const int64_t per_block = ceil_div(stages, parts) * stage_k + kBlockCost;
-    const int64_t busiest = ceil_div(tiles * parts, sms) * per_block;
-    if (parts == 1 || busiest < least) {
-      least = busiest;
+    const int64_t blocks = tiles * parts;
+    if (parts > 1 && blocks > int64_t{4} * sms) break;
+    const int64_t busiest = ceil_div(blocks, sms);
+    const double at_once = busiest / 2 * pair + busiest % 2;
+    const double added = parts == 1 ? 0.0 : sums * static_cast<double>(blocks) / sms;
+    const double cost = at_once * (ceil_div(stages, parts) * tile.stage_k) + added;
+    if (parts == 1 || cost < least) {
+      least = cost;
       best = parts;
     }
   }
@@ -42,8 +49,6 @@ const KernelInstance* choose_instance(const MarlinArgs& args, Family family,
   for (const KernelInstance& one : instances()) {
     if (!serves(one, args, family)) continue;
     if (request.rows != 0 && one.rows != request.rows) continue;
-    if (request.stage_k != 0 && one.stage_k != request.stage_k) continue;
-    if (request.stages != 0 && one.stages != request.stages) continue;
     const auto fits = [&](const KernelInstance& tile) { return tile.rows >= args.m; };
     if (best == nullptr || (fits(one) ? !fits(*best) || one.rows < best->rows
                                       : !fits(*best) && one.rows > best->rows)) {
@@ -65,7 +70,8 @@ Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts
                          " output was built into this library; build them all with `kernelpkg "
                          "build --set release`.");
   }
-  KERNELPKG_RETURN_IF_ERROR(prepare(*tile, args.device, facts));
+  KERNELPKG_RETURN_IF_ERROR(
+      prepare(tile->kernel, tile->threads, tile->shared_bytes, args.device, facts));
   const int64_t m_tiles = ceil_div(args.m, tile->rows);
   const int64_t n_tiles = ceil_div(args.n, kTileCols);
   const int stages = static_cast<int>(padded_k(args.k) / tile->stage_k);
@@ -76,10 +82,10 @@ Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts
   }
   const int64_t tiles = m_tiles * n_tiles;
   const int parts = request.parts != 0 ? std::clamp(request.parts, 1, std::min(kMaxParts, stages))
-                                       : choose_parts(tiles, stages, tile->stage_k, facts.sms);
+                                       : choose_parts(tiles, stages, *tile, args.m, facts.sms);
   plan->instance = tile;
-  plan->schedule =
-      Schedule::make(static_cast<int>(m_tiles), static_cast<int>(n_tiles), stages, parts);
+  plan->schedule = Schedule::make(static_cast<int>(m_tiles), static_cast<int>(n_tiles), stages,
+                                  parts, kRasterRows / tile->rows);
   if (parts > 1) {
     plan->workspace_bytes =
         static_cast<size_t>(plan->schedule.blocks()) * tile->rows * kTileCols * sizeof(float);

@@ -17,11 +17,9 @@ struct Plan {
   size_t workspace_bytes = 0;
 };
 
-// Narrows the choice, for tuning and tests; 0 leaves a field free.
+// Narrows the choice; 0 leaves a field free.
 struct PlanRequest {
   int rows = 0;
-  int stage_k = 0;
-  int stages = 0;
   int parts = 0;  // at most one per stage
 };
 
@@ -29,11 +27,5 @@ struct PlanRequest {
 // bit for bit.
 Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts,
                  const PlanRequest& request, Plan* plan);
-
-// Checks everything, plans and launches; what the public entry points call.
-Status run(const MarlinArgs& args, Family family, const PlanRequest& request);
-
-// Bytes that run() will want, or 0 where it would refuse.
-size_t workspace_bytes(const MarlinArgs& args, Family family, const PlanRequest& request);
 
 }  // namespace kernelpkg::marlin

@@ -3,6 +3,7 @@
 
 #include "common/async_copy.cuh"
 #include "common/guard.cuh"
+#include "common/launch.h"
 #include "marlin/epilogue.cuh"
 #include "marlin/helpers.h"
 
@@ -10,12 +11,11 @@ namespace kernelpkg::marlin {
 namespace {
 
 constexpr int kReduceThreads = 128;
-constexpr int kItemsPerRow = kTileCols / 8;
 
 // Block (x, y): the y-th 128 groups of eight neighbouring columns of tile x.
 template <class Gate, DType kOut>
 __global__ void __launch_bounds__(kReduceThreads)
-    marlin_reduce_kernel(const __grid_constant__ Params params, int tile_rows) {
+    marlin_reduce_kernel(const __grid_constant__ Params params, int tile_rows, int tile_cols) {
   if constexpr (!Gate::kDeviceCode) {
     guard_trap();
     return;
@@ -27,13 +27,14 @@ __global__ void __launch_bounds__(kReduceThreads)
     int m_tile, n_tile;
     schedule.place(tile, m_tile, n_tile);
     const int item = blockIdx.y * kReduceThreads + threadIdx.x;
-    const int tile_row = item / kItemsPerRow, tile_col = item % kItemsPerRow * 8;
-    const int row = m_tile * tile_rows + tile_row, col = n_tile * kTileCols + tile_col;
+    const int per_row = tile_cols / 8;
+    const int tile_row = item / per_row, tile_col = (item - tile_row * per_row) * 8;
+    const int row = m_tile * tile_rows + tile_row, col = n_tile * tile_cols + tile_col;
     if (tile_row >= tile_rows || row >= params.m || col >= params.n) return;
 
-    const int64_t slot = static_cast<int64_t>(tile_rows) * kTileCols;
+    const int64_t slot = static_cast<int64_t>(tile_rows) * tile_cols;
     const float* source =
-        params.partials + tile * schedule.parts * slot + tile_row * kTileCols + tile_col;
+        params.partials + tile * schedule.parts * slot + tile_row * tile_cols + tile_col;
     Sum8 sum = {};
 #pragma unroll 4
     for (int part = 0; part < schedule.parts; ++part, source += slot) {
@@ -46,27 +47,17 @@ __global__ void __launch_bounds__(kReduceThreads)
 
 }  // namespace
 
-cudaError_t launch_reduce(const Params& params, int tile_rows, DType c_type, bool overlap,
-                          cudaStream_t stream) {
+cudaError_t launch_reduce(const Params& params, int tile_rows, int tile_cols, DType c_type,
+                          bool overlap, cudaStream_t stream) {
   const int rows = params.m < tile_rows ? params.m : tile_rows;
-  cudaLaunchConfig_t config = {};
-  config.gridDim =
-      dim3(static_cast<unsigned>(params.schedule.tiles()),
-           static_cast<unsigned>((rows * kItemsPerRow + kReduceThreads - 1) / kReduceThreads));
-  config.blockDim = dim3(kReduceThreads);
-  config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
-  return c_type == DType::kFloat16
-             ? cudaLaunchKernelEx(&config,
-                                  marlin_reduce_kernel<gates::marlin_16bit, DType::kFloat16>,
-                                  params, tile_rows)
-             : cudaLaunchKernelEx(&config,
-                                  marlin_reduce_kernel<gates::marlin_16bit, DType::kBFloat16>,
-                                  params, tile_rows);
+  const int items = rows * tile_cols / 8;
+  const Launch launch(dim3(static_cast<unsigned>(params.schedule.tiles()),
+                           static_cast<unsigned>((items + kReduceThreads - 1) / kReduceThreads)),
+                      kReduceThreads, 0, overlap, stream);
+  const auto kernel = c_type == DType::kFloat16
+                          ? &marlin_reduce_kernel<gates::marlin_16bit, DType::kFloat16>
+                          : &marlin_reduce_kernel<gates::marlin_16bit, DType::kBFloat16>;
+  return launch.run(reinterpret_cast<const void*>(kernel), params, tile_rows, tile_cols);
 }
 
 }  // namespace kernelpkg::marlin

@@ -1,6 +1,10 @@
 // Who computes what. The output is cut into tiles; a tile's K, in pipeline stages, is cut into
 // `parts` of equal length to within one stage, and every block takes one part of one tile.
 //
+// Row tiles are visited in groups of `raster` before the next column tile: enough to reuse weights
+// from L2, few enough that the activations of the group stay there too (1,024 rows at K = 4096 are
+// 8 MiB; GB10 has 24 MiB).
+//
 // A tile in one part is written by its block. Parts go to float32 slots of the workspace, and a
 // second kernel adds a tile's slots in the order of K. So no block waits for another, the sum does
 // not depend on timing, and the workspace needs no zeroing. (Two other ways were tried on an H200
@@ -17,11 +21,6 @@ namespace kernelpkg::marlin {
 constexpr int kTileCols = 128;
 constexpr int kMaxParts = 32;  // of one tile: the reduction reads them one after another
 
-// Row tiles that are visited before the next column tile: enough to reuse weights from L2, few
-// enough that the activations of the group stay there too (16 tiles of 64 rows at K = 4096 are 8
-// MiB; GB10 has 24 MiB).
-constexpr int kRasterRows = 16;
-
 // log2 of the rows of K per group: 30 where one group is all of K.
 inline int group_shift(int group_size) {
   int shift = group_size == -1 ? 30 : 0;
@@ -36,9 +35,10 @@ struct Schedule {
   int parts;
   int share;   // stages of every part ...
   int larger;  // ... and this many parts, the first ones, have one more
+  int raster;  // row tiles that are visited before the next column tile
 
-  static Schedule make(int m_tiles, int n_tiles, int stages, int parts) {
-    return {m_tiles, n_tiles, stages, parts, stages / parts, stages % parts};
+  static Schedule make(int m_tiles, int n_tiles, int stages, int parts, int raster) {
+    return {m_tiles, n_tiles, stages, parts, stages / parts, stages % parts, raster};
   }
 
   KERNELPKG_HOST_DEVICE int tiles() const { return m_tiles * n_tiles; }
@@ -54,10 +54,10 @@ struct Schedule {
       n_tile = tile;
       return;
     }
-    const int per_group = kRasterRows * n_tiles;
+    const int per_group = raster * n_tiles;
     const int group = tile / per_group;
-    const int first_row = group * kRasterRows;
-    const int rows = m_tiles - first_row < kRasterRows ? m_tiles - first_row : kRasterRows;
+    const int first_row = group * raster;
+    const int rows = m_tiles - first_row < raster ? m_tiles - first_row : raster;
     const int within = tile - group * per_group;
     n_tile = within / rows;
     m_tile = first_row + within - n_tile * rows;

@@ -23,8 +23,6 @@ struct Tile {
   static constexpr int kRowBlocks = kRows / 8;  // the MMA's N
   static constexpr int kStageK = kStageDepth;
   static constexpr int kStages = kStageCount;
-  static constexpr int kMinBlocksPerSm = kBlocksPerSm;
-
   static constexpr int kSets = kSetCount;
   static constexpr int kSetThreads = 32 * (kTileCols / kUnitCols);
   static constexpr int kThreads = kSets * kSetThreads;
@@ -49,10 +47,18 @@ struct Tile {
   static constexpr int kZeroBytes = kHasZeros ? kBlocks32 * kTileCols : 0;
   static constexpr int kStageBytes = kABytes + kBBytes + kScaleBytes + kZeroBytes;
 
+  // More rows need the registers for their sums.
+  static constexpr bool kKeepsAddresses = kRows <= 16;
+
   static constexpr int kSumPitch = kTileCols + 4;  // floats: rows shift by one 16-byte bank group
   static constexpr int kSumBytes = kRows * kSumPitch * 4;
   static constexpr int kRings = kSets * kStages;
   static constexpr int kSharedBytes = kRings * (kStageBytes + kBarrierBytes);
+
+  // The blocks that should share a multiprocessor, where its shared memory has room for them: the
+  // compiler keeps registers low enough for as many.
+  static constexpr int kFitting = kSharedMemoryPerSm / (kSharedBytes + kSharedMemoryReserved);
+  static constexpr int kMinBlocksPerSm = kBlocksPerSm < kFitting ? kBlocksPerSm : kFitting;
 
   static_assert(kRows == 8 || kRows == 16 || kRows == 32 || kRows == 64);
   static_assert(kStageK == 64 || kStageK == 128);

@@ -12,7 +12,11 @@
 #include <utility>
 #include <vector>
 
+#include "common/launch.h"
 #include "kernelpkg_gates.h"
+#include "marlin/checks.h"
+#include "marlin/helpers.h"
+#include "marlin/params.h"
 #include "marlin/wgmma_tile.h"
 
 namespace kernelpkg::marlin {
@@ -28,6 +32,8 @@ WgmmaOrder& order() {
   return launch;
 }
 
+constexpr int kRasterRows = 2048;  // schedule.h
+
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 bool is_16bit(DType type) { return type == DType::kFloat16 || type == DType::kBFloat16; }
@@ -35,16 +41,6 @@ bool is_16bit(DType type) { return type == DType::kFloat16 || type == DType::kBF
 bool serves(const WgmmaInstance& one, const MarlinArgs& args) {
   return one.act == args.a_type && one.format == wgmma_format(args.b_format);
 }
-
-// Loading a kernel's code at its first use would invalidate a strict stream capture of this thread.
-class RelaxedCapture {
- public:
-  RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
 
 // The driver's encoder. The driver library is not linked: a machine without one loads this library.
 using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
@@ -154,35 +150,12 @@ Status make_maps(const MarlinArgs& args, const WgmmaInstance& one, WgmmaMaps* ma
   return {};
 }
 
-// A launch and the attributes it points to.
-struct Launch {
-  cudaLaunchConfig_t config = {};
-  cudaLaunchAttribute attributes[2] = {};
+// Clusters of 1 .. 8 blocks that the device holds at once (index: blocks): they cannot straddle the
+// chip's processing clusters, whose sizes differ from part to part.
+using ClusterRoom = std::array<int, kMaxClusterBlocks + 1>;
 
-  Launch(const WgmmaInstance& one, int blocks, int splits, cudaStream_t stream) {
-    config.gridDim = dim3(static_cast<unsigned>(blocks));
-    config.blockDim = dim3(static_cast<unsigned>(one.threads));
-    config.dynamicSmemBytes = one.shared_bytes;
-    config.stream = stream;
-    config.attrs = attributes;
-    // Scheduled while the kernel before it ends, which the device code then waits for.
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    config.numAttrs = 1;
-    if (splits > 1) {
-      attributes[1].id = cudaLaunchAttributeClusterDimension;
-      attributes[1].val.clusterDim = {static_cast<unsigned>(splits), 1, 1};
-      config.numAttrs = 2;
-    }
-  }
-};
-
-// Clusters of 1 .. 8 blocks that the device holds at once (index: blocks).
-using ClusterRoom = std::array<int, kWgmmaMaxSplits + 1>;
-
-// Finds the instance's code on `device`, lets it have its shared memory, and asks how many clusters
-// fit: they cannot straddle the chip's processing clusters, whose sizes differ from part to part.
-Status prepare(const WgmmaInstance& one, int device, const DeviceFacts& facts, ClusterRoom* room) {
+Status prepare_clusters(const WgmmaInstance& one, int device, const DeviceFacts& facts,
+                        ClusterRoom* room) {
   static std::mutex mutex;
   static std::map<std::pair<const void*, int>, ClusterRoom> known;
   const std::lock_guard<std::mutex> lock(mutex);
@@ -191,19 +164,18 @@ Status prepare(const WgmmaInstance& one, int device, const DeviceFacts& facts, C
     *room = found->second;
     return {};
   }
-  const RelaxedCapture relaxed;
-  cudaError_t error = cudaFuncSetAttribute(one.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(one.shared_bytes));
+  KERNELPKG_RETURN_IF_ERROR(prepare(one.kernel, one.threads, one.shared_bytes, device, facts));
   *room = {};
-  (*room)[1] = facts.sms;
-  for (int splits = 2; error == cudaSuccess && splits <= kWgmmaMaxSplits; ++splits) {
-    const Launch launch(one, splits, splits, nullptr);
-    error = cudaOccupancyMaxActiveClusters(&(*room)[splits], one.kernel, &launch.config);
-  }
-  if (error != cudaSuccess) {
-    return cuda_failure(
-        "marlin_gemm: a wgmma kernel could not be prepared on device " + std::to_string(device),
-        error);
+  for (int blocks = 2; blocks <= kMaxClusterBlocks; ++blocks) {
+    Launch launch(dim3(static_cast<unsigned>(blocks)), one.threads, one.shared_bytes, true,
+                  nullptr);
+    launch.cluster(blocks);
+    const cudaError_t error = launch.clusters_at_once(one.kernel, &(*room)[blocks]);
+    if (error != cudaSuccess) {
+      return cuda_failure(
+          "marlin_gemm: a wgmma kernel could not be prepared on device " + std::to_string(device),
+          error);
+    }
   }
   known.emplace(std::make_pair(one.kernel, device), *room);
   return {};
@@ -212,25 +184,31 @@ Status prepare(const WgmmaInstance& one, int device, const DeviceFacts& facts, C
 // Microseconds of a plan, to rank plans by; constants fitted to a sweep on an H200 (4096 x 4096 to
 // 28672 x 8192, M = 16 to 4096, 1 to 8 parts). A block's stage takes as long as widening and
 // multiplying it, or as its bytes at the block's share of the memory's rate.
-double expected_us(const WgmmaInstance& one, const MarlinArgs& args, int64_t tiles, int splits,
-                   int room) {
+double expected_us(const WgmmaInstance& one, const MarlinArgs& args, int64_t tiles, int parts,
+                   bool clustered, int64_t at_once) {
   constexpr double kFixed = 3.5;               // launch, first stage's way from memory, last rows
   constexpr double kMemoryBytesPerUs = 4.0e6;  // of the whole device
   constexpr double kPassBytesPerUs = 3.0e6;
   const int stages = static_cast<int>(padded_k(args.k) / one.stage_k);
   const double weights = static_cast<double>(one.cols) * one.stage_k;
   const double bytes = weights / (kUnitCols * kUnitRows) * one.unit_bytes;
-  const int64_t waves = (tiles + room - 1) / room;
-  const double at_once = static_cast<double>(std::min<int64_t>(tiles, room)) * splits;
+  const int64_t blocks = tiles * parts;
+  const int64_t rounds = (blocks + at_once - 1) / at_once;
   // Blocks that follow each other run on a full chip: lower clocks, more traffic to L2.
-  const double busy = waves > 1 ? 1.13 : 1.0;
-  const double stage = std::max(one.stage_k / 128.0 * (0.73 + 0.0052 * one.tokens) * busy,
-                                bytes * at_once / kMemoryBytesPerUs);
+  const double busy = rounds > 1 ? 1.13 : 1.0;
+  // 8 bits are twice the bytes to read from shared memory: felt where few tokens hide it.
+  const double widening = one.tokens < 128 && bits_of(one.format) == 8 ? 0.82 : 0.73;
+  const double stage =
+      std::max(one.stage_k / 128.0 * (widening + 0.0052 * one.tokens) * busy,
+               bytes * static_cast<double>(std::min(blocks, at_once)) / kMemoryBytesPerUs);
   const double pass =
       one.ordered ? 2.0 + static_cast<double>(args.m) * padded_k(args.k) * 4 / kPassBytesPerUs
                   : 0.0;
-  const double split = splits > 1 ? 1.0 + 0.0145 * splits * one.tokens : 0.0;
-  return kFixed + pass + static_cast<double>(waves) * (ceil_div(stages, splits) * stage + split);
+  const double exchange = clustered ? 1.0 + 0.0145 * parts * one.tokens : 0.0;
+  const double sums = static_cast<double>(args.m) * args.n * 8 * parts;  // there and back
+  const double added = parts > 1 && !clustered ? 2.0 + 0.5 * parts + sums / kPassBytesPerUs : 0.0;
+  return kFixed + pass + added +
+         static_cast<double>(rounds) * (ceil_div(stages, parts) * stage + exchange);
 }
 
 }  // namespace
@@ -264,24 +242,36 @@ Status wgmma_plan(const MarlinArgs& args, const DeviceFacts& facts, const WgmmaR
     if (!serves(one, args) || (request.tokens != 0 && one.tokens != request.tokens)) continue;
     if (one.ordered && order() == nullptr) continue;
     ClusterRoom room;
-    KERNELPKG_RETURN_IF_ERROR(prepare(one, args.device, facts, &room));
+    KERNELPKG_RETURN_IF_ERROR(prepare_clusters(one, args.device, facts, &room));
     const int m_tiles = ceil_div(args.m, one.tokens), n_tiles = ceil_div(args.n, one.cols);
     const int64_t tiles = static_cast<int64_t>(m_tiles) * n_tiles;
-    if (tiles > (int64_t{1} << 28)) {
+    if (tiles > (int64_t{1} << 24)) {
       return Status::error("marlin_gemm: size_m = " + std::to_string(args.m) +
                            " makes more tiles than one launch counts; call it in slices of rows.");
     }
     const int stages = static_cast<int>(padded_k(args.k) / one.stage_k);
-    for (int splits = 1; splits <= kWgmmaMaxSplits; ++splits) {
-      if (request.splits != 0 && splits != request.splits) continue;
-      if (splits > stages || room[splits] < 1) continue;
-      if (splits > 1 && tiles * splits > 65536) continue;
-      const double us = expected_us(one, args, tiles, splits, room[splits]);
-      if (plan->instance != nullptr && us >= plan->us) continue;
-      const int64_t blocks = splits > 1 ? tiles * splits : std::min<int64_t>(tiles, facts.sms);
-      const size_t workspace =
-          one.ordered ? static_cast<size_t>(args.m) * padded_k(args.k) * size_of(args.a_type) : 0;
-      *plan = {&one, m_tiles, n_tiles, splits, static_cast<int>(blocks), workspace, us};
+    const size_t activations =
+        one.ordered ? static_cast<size_t>(args.m) * padded_k(args.k) * size_of(args.a_type) : 0;
+    for (int parts = 1; parts <= std::min(kMaxParts, stages); ++parts) {
+      if (request.parts != 0 && parts != std::min(request.parts, stages)) continue;
+      if (parts > 1 && tiles * (parts - 1) >= 2 * facts.sms && request.parts == 0) break;
+      for (const bool clustered : {true, false}) {
+        if (clustered && (parts == 1 || parts > kMaxClusterBlocks || room[parts] < 1)) continue;
+        if (request.added != Adding::kAny && parts > 1 &&
+            clustered != (request.added == Adding::kInClusters))
+          continue;
+        const int64_t at_once = clustered ? int64_t{room[parts]} * parts : facts.sms;
+        const double us = expected_us(one, args, tiles, parts, clustered, at_once);
+        if (plan->instance != nullptr && us >= plan->us) continue;
+        const int64_t blocks = parts > 1 ? tiles * parts : std::min<int64_t>(tiles, facts.sms);
+        const size_t sums =
+            parts > 1 && !clustered ? tiles * parts * one.tokens * one.cols * sizeof(float) : 0;
+        *plan = {
+            &one,        Schedule::make(m_tiles, n_tiles, stages, parts, kRasterRows / one.tokens),
+            clustered,   static_cast<int>(blocks),
+            activations, activations + sums,
+            us};
+      }
     }
   }
   if (plan->instance == nullptr) {
@@ -310,13 +300,8 @@ Status wgmma_run(const MarlinArgs& args, const DeviceFacts& facts, const WgmmaRe
   WgmmaPlan plan;
   KERNELPKG_RETURN_IF_ERROR(wgmma_plan(args, facts, request, &plan));
   const WgmmaInstance& tile = *plan.instance;
-  if (plan.workspace_bytes > 0) {
-    if (args.workspace == nullptr || args.workspace_bytes < plan.workspace_bytes) {
-      return Status::error("marlin_gemm: the workspace has " +
-                           std::to_string(args.workspace == nullptr ? 0 : args.workspace_bytes) +
-                           " bytes and this call needs " + std::to_string(plan.workspace_bytes) +
-                           "; ask marlin_workspace_bytes with the same arguments.");
-    }
+  KERNELPKG_RETURN_IF_ERROR(check_workspace(args, plan.workspace_bytes));
+  if (tile.ordered) {
     error = order()(args, args.workspace);
     if (error != cudaSuccess)
       return cuda_failure("marlin_gemm: reordering the activations failed", error);
@@ -325,9 +310,6 @@ Status wgmma_run(const MarlinArgs& args, const DeviceFacts& facts, const WgmmaRe
   KERNELPKG_RETURN_IF_ERROR(make_maps(args, tile, &maps));
 
   const bool grouped = args.group_size != -1;
-  int group_shift = 30;
-  if (grouped)
-    for (group_shift = 0; (1 << group_shift) < args.group_size;) ++group_shift;
   WgmmaParams params = {};
   params.scales = static_cast<const char*>(args.scales);
   params.bias = static_cast<const char*>(args.bias);
@@ -336,19 +318,28 @@ Status wgmma_run(const MarlinArgs& args, const DeviceFacts& facts, const WgmmaRe
   params.n = args.n;
   params.n_pad = static_cast<int>(padded_n(args.n));
   params.k_units = static_cast<int>(padded_k(args.k) / kUnitRows);
-  params.group_shift = group_shift;
+  params.group_shift = group_shift(args.group_size);
   params.grouped = grouped;
   params.zeros = args.b_format == WeightFormat::kU4;
-  params.weights_read_once = plan.m_tiles == 1;
   params.factor = args.output_scale * wgmma_fragment_scale(args.a_type, tile.format, grouped);
-  params.m_tiles = plan.m_tiles;
-  params.n_tiles = plan.n_tiles;
-  params.splits = plan.splits;
+  params.schedule = plan.schedule;
+  params.clustered = plan.clustered;
+  params.partials =
+      reinterpret_cast<float*>(static_cast<char*>(args.workspace) + plan.activations_bytes);
 
-  const Launch launch(tile, plan.blocks, plan.splits, args.stream);
-  void* arguments[] = {&maps, &params};
-  error = cudaLaunchKernelExC(&launch.config, tile.kernel, arguments);
+  Launch launch(dim3(static_cast<unsigned>(plan.blocks)), tile.threads, tile.shared_bytes, true,
+                args.stream);
+  if (plan.clustered) launch.cluster(plan.schedule.parts);
+  error = launch.run(tile.kernel, maps, params);
   if (error != cudaSuccess) return cuda_failure("marlin_gemm: the launch failed", error);
+  if (plan.schedule.parts > 1 && !plan.clustered) {
+    Params sums = make_params(
+        args, plan.schedule, wgmma_fragment_scale(args.a_type, tile.format, grouped), tile.stage_k);
+    sums.partials = params.partials;
+    error = launch_reduce(sums, tile.tokens, tile.cols, args.c_type, true, args.stream);
+    if (error != cudaSuccess)
+      return cuda_failure("marlin_gemm: the launch of the reduction failed", error);
+  }
   return {};
 }
 

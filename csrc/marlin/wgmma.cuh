@@ -8,9 +8,10 @@
 // block, for up to 128 tokens; while the tensor cores work on one turn of K, the next is widened
 // into a second set of registers.
 //
-// Where tiles are fewer than multiprocessors, a cluster shares a tile: its blocks take parts of K
-// and add their float32 sums through distributed shared memory, in the order of K. Results do not
-// depend on timing, and nothing waits for a block that might not be running.
+// Where tiles are fewer than multiprocessors their K is cut into parts. A few parts are added by
+// their blocks, a cluster, through distributed shared memory; many, of which a device would not
+// hold enough clusters, as in the other kernel (schedule.h). Both add in the order of K: results do
+// not depend on timing, and nothing waits for a block that might not be running.
 //
 // Scales per channel are applied to the float32 sums. Scales per group multiply the widened weight
 // in the activations' type: one more rounding per weight for integer and e4m3 weights, none where
@@ -22,6 +23,8 @@
 #include "common/async_copy.cuh"
 #include "common/guard.cuh"
 #include "common/numeric.cuh"
+#include "common/pipeline.cuh"
+#include "common/shared_memory.cuh"
 #include "marlin/wgmma_dequant.cuh"
 #include "marlin/wgmma_ptx.cuh"
 #include "marlin/wgmma_tile.h"
@@ -60,7 +63,7 @@ struct WgmmaShared {
 
 // A place in the ring: stages are used in turn, and the parity flips with every round.
 template <class T>
-struct Ring {
+struct WgmmaRing {
   int stage = 0;
   uint32_t parity = 0;
 
@@ -72,38 +75,36 @@ struct Ring {
   }
 };
 
-// What one block computes: a stretch of K (in stages) of a tile.
+// What one block computes: a stretch of K (in stages) of a tile, or all of it.
 struct WgmmaWork {
   int row;  // of C, the tile's first
   int col;
   int first_stage;
   int last_stage;  // exclusive
 
-  // Row tiles are visited before the next column tile, in groups that leave their activations in
-  // L2.
-  static __device__ __forceinline__ WgmmaWork of(const WgmmaParams& params, int tile, int tokens,
-                                                 int cols, int stages) {
-    const int rank = ptx::cluster_rank();  // 0 without a cluster
-    constexpr int kGroupRows = 2048;
-    const int group_tiles = kGroupRows / tokens;
-    const int per_group = group_tiles * params.n_tiles;
-    const int group = tile / per_group;
-    const int first = group * group_tiles;
-    const int rows = params.m_tiles - first < group_tiles ? params.m_tiles - first : group_tiles;
-    const int within = tile - group * per_group;
-    const int n_tile = within / rows;
-    const int m_tile = first + within - n_tile * rows;
-    return {m_tile * tokens, n_tile * cols, rank * stages / params.splits,
-            (rank + 1) * stages / params.splits};
+  __device__ __forceinline__ WgmmaWork(const Schedule& schedule, int item, int tokens, int cols) {
+    const int tile = item / schedule.parts, part = item - tile * schedule.parts;
+    int m_tile, n_tile;
+    schedule.place(tile, m_tile, n_tile);
+    row = m_tile * tokens;
+    col = n_tile * cols;
+    first_stage = schedule.begin(part);
+    last_stage = schedule.begin(part + 1);
   }
 };
+
+// The first row of scales of a stage.
+template <class T>
+__device__ __forceinline__ int group_of_stage(const WgmmaParams& params, int stage) {
+  return T::kNvfp4Scales ? stage * T::kUnits : stage * T::kStageK >> params.group_shift;
+}
 
 // One warp fills the ring with a tile's stages. All its lanes go through the motions, so that the
 // copies' operands stay uniform; one lane issues.
 template <class T>
 __device__ __forceinline__ void produce(const WgmmaMaps& maps, const WgmmaParams& params,
                                         const WgmmaWork& work, const WgmmaShared<T>& shared,
-                                        Ring<T>& ring, uint64_t policy) {
+                                        WgmmaRing<T>& ring) {
   const bool has_scales = T::kNvfp4Scales || params.grouped;
   const bool has_zeros = T::kHasZeros && params.zeros;
   // Rows of scales and zero points that a stage spans: one at least, again and again where groups
@@ -115,19 +116,18 @@ __device__ __forceinline__ void produce(const WgmmaMaps& maps, const WgmmaParams
                          (has_scales ? scale_rows * T::kScaleRowBytes : 0) +
                          (has_zeros ? group_rows * T::kCols : 0);
   for (int stage = work.first_stage; stage < work.last_stage; ++stage) {
-    ptx::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
-    if (ptx::elect_one()) {
+    barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+    if (elect_one()) {
       const uint32_t full = shared.full(ring.stage);
-      ptx::barrier_arrive_expect(full, bytes);
-      ptx::tensor_copy(shared.weights(ring.stage), maps.weights, stage * T::kUnits * 2,
-                       work.col / kStripCols, full, policy);
+      barrier_arrive_expecting(full, bytes);
+      ptx::tensor_copy_5d(shared.weights(ring.stage), maps.weights, stage * T::kUnits * 2,
+                          work.col / kStripCols, full);
 #pragma unroll
       for (int slab = 0; slab < T::kSlabs; ++slab) {
         ptx::tensor_copy(shared.activations(ring.stage) + slab * T::kSlabBytes, maps.activations,
                          stage * T::kStageK + slab * 64, work.row, full);
       }
-      const int group =
-          T::kNvfp4Scales ? stage * T::kUnits : stage * T::kStageK >> params.group_shift;
+      const int group = group_of_stage<T>(params, stage);
       if (has_scales)
         ptx::tensor_copy(shared.scales(ring.stage), maps.scales, work.col, group, full);
       if (has_zeros) ptx::tensor_copy(shared.zeros(ring.stage), maps.zeros, work.col, group, full);
@@ -201,13 +201,13 @@ template <int kWords>
 __device__ __forceinline__ void load_words(uint32_t (&words)[kWords], uint32_t address) {
   static_assert(kWords == 1 || kWords == 2 || kWords == 4);
   if constexpr (kWords == 4) {
-    const uint4 loaded = ptx::load_shared_16(address);
+    const uint4 loaded = load_shared_16(address);
     words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
   } else if constexpr (kWords == 2) {
-    const uint2 loaded = ptx::load_shared_8(address);
+    const uint2 loaded = load_shared_8(address);
     words[0] = loaded.x, words[1] = loaded.y;
   } else {
-    words[0] = ptx::load_shared_4(address);
+    words[0] = load_shared_4(address);
   }
 }
 
@@ -241,7 +241,7 @@ struct WgmmaUnit {
         zeros = 0x08080808u;
         if (params.zeros) {
           const uint32_t source = lane.zeros + stage * T::kZeroBytes + row * T::kCols;
-          zeros = T::kBlocks == 2 ? ptx::load_shared_4(source) : ptx::load_shared_2(source);
+          zeros = T::kBlocks == 2 ? load_shared_4(source) : load_shared_2(source);
         }
       }
       if (params.grouped)
@@ -295,7 +295,7 @@ using WgmmaSums = float[T::kBlocks][T::kTokens / 2];  // [m64 block][element]
 template <class T>
 __device__ __forceinline__ void consume(WgmmaSums<T>& sums, const WgmmaParams& params,
                                         const WgmmaLane<T>& lane, const WgmmaWork& work,
-                                        const WgmmaShared<T>& shared, Ring<T>& ring) {
+                                        const WgmmaShared<T>& shared, WgmmaRing<T>& ring) {
   const bool elected = threadIdx.x % 32 == 0;
   WgmmaFragments<T> fragments[2];
   WgmmaUnit<T> loaded[T::kTurnUnits];  // always one turn ahead of the MMA
@@ -305,7 +305,7 @@ __device__ __forceinline__ void consume(WgmmaSums<T>& sums, const WgmmaParams& p
       loaded[unit].load(params, lane, stage, turn * T::kTurnUnits + unit);
   };
   uint32_t previous = 0;
-  ptx::barrier_wait(shared.full(ring.stage), ring.parity);
+  barrier_wait(shared.full(ring.stage), ring.parity);
   load_turn(ring.stage, 0);
   for (int stage = work.first_stage; stage < work.last_stage; ++stage) {
     const int current = ring.stage;
@@ -330,18 +330,18 @@ __device__ __forceinline__ void consume(WgmmaSums<T>& sums, const WgmmaParams& p
       if (turn + 1 == T::kTurns) {
         ring.advance();
         if (stage + 1 < work.last_stage) {
-          ptx::barrier_wait(shared.full(ring.stage), ring.parity);
+          barrier_wait(shared.full(ring.stage), ring.parity);
           load_turn(ring.stage, 0);
         }
       }
       // All but this turn's MMA are done: the other fragments are free, and so is the stage before.
       ptx::mma_wait<1>();
-      if (turn == 0 && stage != work.first_stage && elected) ptx::barrier_arrive(previous);
+      if (turn == 0 && stage != work.first_stage && elected) barrier_arrive(previous);
     }
     previous = shared.empty(current);
   }
   ptx::mma_wait<0>();
-  if (elected) ptx::barrier_arrive(previous);
+  if (elected) barrier_arrive(previous);
 #pragma unroll
   for (int block = 0; block < T::kBlocks; ++block)
 #pragma unroll
@@ -426,12 +426,11 @@ struct WgmmaColumns {
   }
 };
 
-// Lays a block's partial sums out for its cluster, in the memory of its stages, which no copy and
-// no MMA uses any more.
+// Lays a part's sums out in the memory of the stages, which no copy and no MMA uses any more.
 template <class T>
-__device__ __forceinline__ void store_partial_sums(const WgmmaSums<T>& sums,
-                                                   const WgmmaLane<T>& lane,
-                                                   const WgmmaShared<T>& shared) {
+__device__ __forceinline__ void lay_out_sums(const WgmmaSums<T>& sums, const WgmmaLane<T>& lane,
+                                             const WgmmaShared<T>& shared) {
+  sync_named<T::kConsumerThreads, 1>();  // the other warpgroups have read their stages too
 #pragma unroll
   for (int j = 0; j < T::kTokens / 8; ++j) {
     float values[4 * T::kBlocks];
@@ -439,9 +438,24 @@ __device__ __forceinline__ void store_partial_sums(const WgmmaSums<T>& sums,
     const uint32_t target = shared.base + ((8 * j + token_of_lane()) * T::kSumRow + lane.col) * 4;
 #pragma unroll
     for (int i = 0; i < T::kBlocks; ++i) {
-      ptx::store_shared_16(target + 16 * i, {values[4 * i], values[4 * i + 1], values[4 * i + 2],
-                                             values[4 * i + 3]});
+      store_shared_16(target + 16 * i,
+                      {values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3]});
     }
+  }
+}
+
+// From there to the workspace, for the kernel that adds the parts (reduce.cu).
+template <class T>
+__device__ __forceinline__ void write_sums(const WgmmaParams& params, const WgmmaWork& work,
+                                           const WgmmaShared<T>& shared) {
+  sync_named<T::kConsumerThreads, 1>();
+  constexpr int kPerRow = T::kCols / 4;
+  const int rows = params.m - work.row < T::kTokens ? params.m - work.row : T::kTokens;
+  uint4* const target = reinterpret_cast<uint4*>(params.partials) +
+                        static_cast<int64_t>(blockIdx.x) * T::kTokens * kPerRow;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < rows * kPerRow; i += T::kConsumerThreads) {
+    target[i] = load_shared_16(shared.base + (i / kPerRow * T::kSumRow + i % kPerRow * 4) * 4);
   }
 }
 
@@ -453,7 +467,7 @@ __device__ __forceinline__ void add_partial_sums(const WgmmaParams& params, cons
                                                  int rank) {
   constexpr int kThreadsPerRow = T::kCols / 8;
   const int rows = params.m - work.row < T::kTokens ? params.m - work.row : T::kTokens;
-  const int share = (rows + params.splits - 1) / params.splits;
+  const int share = (rows + params.schedule.parts - 1) / params.schedule.parts;
   const int end = (rank + 1) * share < rows ? (rank + 1) * share : rows;
   const int col = thread % kThreadsPerRow * 8;
   const WgmmaColumns<T::kAct, 8> columns(params, work.col + col);
@@ -463,7 +477,7 @@ __device__ __forceinline__ void add_partial_sums(const WgmmaParams& params, cons
     const uint32_t source = shared.base + (row * T::kSumRow + col) * 4;
     float sums[8] = {};
 #pragma unroll 4
-    for (int block = 0; block < params.splits; ++block) {
+    for (int block = 0; block < params.schedule.parts; ++block) {
       const uint32_t there = ptx::cluster_address(source, block);
       const float4 low = ptx::load_cluster_16(there), high = ptx::load_cluster_16(there + 16);
       sums[0] += low.x, sums[1] += low.y, sums[2] += low.z, sums[3] += low.w;
@@ -473,8 +487,8 @@ __device__ __forceinline__ void add_partial_sums(const WgmmaParams& params, cons
   }
 }
 
-// Launched with one block per tile at most and no cluster, or with splits blocks per tile as a
-// cluster.
+// With whole tiles, blocks take them by turns; with parts there is a block for each, and with
+// `clustered` those of a tile are a cluster.
 template <class Gate, class T>
 __global__ void __launch_bounds__(T::kThreads, 1)
     marlin_wgmma_kernel(const __grid_constant__ WgmmaMaps maps,
@@ -486,38 +500,43 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     extern __shared__ unsigned char wgmma_shared[];
     const WgmmaShared<T> shared = {(shared_address(wgmma_shared) + T::kAlignment - 1) /
                                    T::kAlignment * T::kAlignment};
+    const Schedule& schedule = params.schedule;
+    const int items = schedule.blocks();
     if (threadIdx.x == 0) {
+      for (int stage = 0; stage < T::kStages; ++stage) {
+        barrier_init(shared.full(stage), 1);
+        barrier_init(shared.empty(stage), 4 * T::kConsumers);  // one arrival per warp
+      }
+      barrier_init_done();
+    }
+    // Weights of the first stages into L2, while the kernels before this one end: nothing that they
+    // could write is read.
+    if (threadIdx.x / 32 == 4 * T::kConsumers && elect_one()) {
       ptx::prefetch_tensor_map(maps.activations);
       ptx::prefetch_tensor_map(maps.weights);
-      for (int stage = 0; stage < T::kStages; ++stage) {
-        ptx::barrier_init(shared.full(stage), 1);
-        ptx::barrier_init(shared.empty(stage), 4 * T::kConsumers);  // one arrival per warp
+      const WgmmaWork work(schedule, blockIdx.x, T::kTokens, T::kCols);
+      for (int i = 0; i < T::kStages && work.first_stage + i < work.last_stage; ++i) {
+        ptx::tensor_prefetch_5d(maps.weights, (work.first_stage + i) * T::kUnits * 2,
+                                work.col / kStripCols);
+        if (T::kNvfp4Scales || params.grouped)
+          ptx::tensor_prefetch(maps.scales, work.col,
+                               group_of_stage<T>(params, work.first_stage + i));
       }
-      ptx::barrier_init_fence();
     }
     __syncthreads();
     allow_dependent_launch();
     wait_for_prior_kernels();
-
-    const int tiles = params.m_tiles * params.n_tiles;
-    const int stages = params.k_units / T::kUnits;
-    const int splits = params.splits;
-    const int first_tile = splits > 1 ? blockIdx.x / splits : blockIdx.x;
-    const int tile_step = splits > 1 ? tiles : gridDim.x;
-    Ring<T> ring;
+    WgmmaRing<T> ring;
 
     if (threadIdx.x >= T::kConsumerThreads) {
       ptx::give_up_registers<T::kProducerRegisters>();
       if (threadIdx.x / 32 == 4 * T::kConsumers) {
-        const uint64_t policy =
-            params.weights_read_once ? ptx::policy_evict_first() : ptx::policy_evict_normal();
-        for (int tile = first_tile; tile < tiles; tile += tile_step) {
-          const WgmmaWork work = WgmmaWork::of(params, tile, T::kTokens, T::kCols, stages);
-          produce<T>(maps, params, work, shared, ring, policy);
+        for (int item = blockIdx.x; item < items; item += gridDim.x) {
+          produce<T>(maps, params, {schedule, item, T::kTokens, T::kCols}, shared, ring);
         }
       }
       __syncwarp();
-      if (splits > 1) {  // the consumers' two barriers are the cluster's
+      if (params.clustered) {  // the consumers' two barriers are the cluster's
         ptx::cluster_arrive<false>();
         ptx::cluster_wait();
         ptx::cluster_arrive<false>();
@@ -526,15 +545,27 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     } else {
       ptx::take_registers<T::kConsumerRegisters>();
       const WgmmaLane<T> lane(threadIdx.x, shared, params);
-      for (int tile = first_tile; tile < tiles; tile += tile_step) {
-        const WgmmaWork work = WgmmaWork::of(params, tile, T::kTokens, T::kCols, stages);
+      for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        const WgmmaWork work(schedule, item, T::kTokens, T::kCols);
         WgmmaSums<T> sums;
 #pragma unroll
         for (int block = 0; block < T::kBlocks; ++block)
 #pragma unroll
           for (int i = 0; i < T::kTokens / 2; ++i) sums[block][i] = 0.0f;
         consume<T>(sums, params, lane, work, shared, ring);
-        if (splits == 1) {
+        if (schedule.parts > 1) {
+          lay_out_sums<T>(sums, lane, shared);
+          if (params.clustered) {
+            ptx::cluster_arrive<true>();
+            ptx::cluster_wait();
+            add_partial_sums<T>(params, work, shared, threadIdx.x, ptx::cluster_rank());
+            __syncwarp();
+            ptx::cluster_arrive<false>();  // no block may leave while others read its sums
+            ptx::cluster_wait();
+          } else {
+            write_sums<T>(params, work, shared);
+          }
+        } else {
           const WgmmaColumns<T::kAct, 4 * T::kBlocks> columns(params, work.col + lane.col);
 #pragma unroll
           for (int j = 0; j < T::kTokens / 8; ++j) {
@@ -542,16 +573,6 @@ __global__ void __launch_bounds__(T::kThreads, 1)
             gather_columns<T>(values, sums, j);
             columns.store(params, work.row + 8 * j + token_of_lane(), values);
           }
-        } else {
-          // The block's other warpgroups have read their stages too.
-          ptx::named_barrier<T::kConsumerThreads>(1);
-          store_partial_sums<T>(sums, lane, shared);
-          ptx::cluster_arrive<true>();
-          ptx::cluster_wait();
-          add_partial_sums<T>(params, work, shared, threadIdx.x, ptx::cluster_rank());
-          __syncwarp();
-          ptx::cluster_arrive<false>();  // no block may leave while others read its sums
-          ptx::cluster_wait();
         }
       }
     }

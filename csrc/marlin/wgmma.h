@@ -9,6 +9,7 @@
 #include "common/status.h"
 #include "marlin/device.h"
 #include "marlin/marlin.h"
+#include "marlin/schedule.h"
 
 namespace kernelpkg::marlin {
 
@@ -36,20 +37,23 @@ bool add_wgmma_instance(const WgmmaInstance& instance);
 using WgmmaOrder = cudaError_t (*)(const MarlinArgs& args, void* ordered);
 bool set_wgmma_order(WgmmaOrder launch);
 
+enum class Adding { kAny, kInClusters, kInWorkspace };
+
 // Narrows the choice, for tuning and tests; 0 leaves a field free.
 struct WgmmaRequest {
   int tokens = 0;
-  int splits = 0;
+  int parts = 0;  // of K
+  Adding added = Adding::kAny;
 };
 
 // What a call would do. Same arguments on the same kind of device, same plan: results repeat bit
 // for bit.
 struct WgmmaPlan {
   const WgmmaInstance* instance = nullptr;
-  int m_tiles = 0;
-  int n_tiles = 0;
-  int splits = 0;  // of K, by the blocks of a cluster
-  int blocks = 0;  // of the launch
+  Schedule schedule = {};
+  bool clustered = false;        // the blocks of a tile add its parts
+  int blocks = 0;                // of the launch
+  size_t activations_bytes = 0;  // of the workspace, the first ones: reordered activations
   size_t workspace_bytes = 0;
   double us = 0.0;  // what the cost model expects
 };
@@ -62,8 +66,8 @@ bool wgmma_takes(const MarlinArgs& args, const DeviceFacts& facts);
 Status wgmma_plan(const MarlinArgs& args, const DeviceFacts& facts, const WgmmaRequest& request,
                   WgmmaPlan* plan);
 
-// For the activations where the tile wants them reordered, else 0: a split K is added up inside
-// clusters. `args.device` must be current.
+// For the activations where the tile wants them reordered, and for the sums of a split K.
+// `args.device` must be current.
 size_t wgmma_workspace_bytes(const MarlinArgs& args, const DeviceFacts& facts,
                              const WgmmaRequest& request = {});
 

@@ -11,6 +11,7 @@
 
 #include "common/async_copy.cuh"
 #include "common/guard.cuh"
+#include "common/launch.h"
 #include "marlin/layout.h"
 #include "marlin/wgmma.h"
 
@@ -50,18 +51,11 @@ __global__ void __launch_bounds__(kOrderThreads)
 cudaError_t launch_order(const MarlinArgs& args, void* ordered) {
   const int blocks_per_row = static_cast<int>(padded_k(args.k) / kUnitRows);
   const int64_t blocks = static_cast<int64_t>(args.m) * blocks_per_row;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>((blocks + kOrderThreads - 1) / kOrderThreads));
-  config.blockDim = dim3(kOrderThreads);
-  config.stream = args.stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, marlin_wgmma_order_kernel<gates::marlin_wgmma>,
-                            static_cast<const uint4*>(args.a), args.lda / 8, (args.k + 7) / 8,
-                            static_cast<uint4*>(ordered), blocks_per_row, blocks);
+  const Launch launch(dim3(static_cast<unsigned>((blocks + kOrderThreads - 1) / kOrderThreads)),
+                      kOrderThreads, 0, true, args.stream);
+  return launch.run(reinterpret_cast<const void*>(&marlin_wgmma_order_kernel<gates::marlin_wgmma>),
+                    static_cast<const uint4*>(args.a), args.lda / 8, (args.k + 7) / 8,
+                    static_cast<uint4*>(ordered), blocks_per_row, blocks);
 }
 
 [[maybe_unused]] const bool kRegistered = set_wgmma_order(&launch_order);

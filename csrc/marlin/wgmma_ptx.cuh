@@ -1,4 +1,5 @@
-// The 9.0a instructions that the wgmma kernel is made of: mbarriers, bulk copies, warpgroup MMA.
+// The instructions that only the wgmma kernel needs: tensor copies, register hand-over, warpgroup
+// MMA.
 #pragma once
 
 #include <cuda.h>
@@ -8,51 +9,6 @@
 #include "common/dtypes.h"
 
 namespace kernelpkg::marlin::ptx {
-
-__device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-
-// Makes initialised barriers visible to the copy engine, before the block's own barrier.
-__device__ __forceinline__ void barrier_init_fence() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-// Arrives, and makes the phase wait for `bytes` of copies as well.
-__device__ __forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
-
-// Waits for the end of the phase of this parity. A fresh barrier is in phase 0, so waiting for
-// parity 1 returns at once.
-__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
-  uint32_t done;
-  do {
-    asm volatile(
-        "{\n.reg .pred p;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n}"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  } while (done == 0);
-}
-
-// One lane of the warp, always the same; all lanes must be here.
-__device__ __forceinline__ bool elect_one() {
-  uint32_t elected;
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "elect.sync _|p, 0xffffffff;\n"
-      "selp.u32 %0, 1, 0, p;\n}"
-      : "=r"(elected));
-  return elected != 0;
-}
 
 // The box of `map` whose first element is (x, y); elements outside the tensor arrive as zeros.
 __device__ __forceinline__ void tensor_copy(uint32_t destination, const CUtensorMap& map, int x,
@@ -64,14 +20,27 @@ __device__ __forceinline__ void tensor_copy(uint32_t destination, const CUtensor
       : "memory");
 }
 
-// The same in five dimensions, of which the first three are taken whole, and with a policy for L2.
-__device__ __forceinline__ void tensor_copy(uint32_t destination, const CUtensorMap& map, int d3,
-                                            int d4, uint32_t barrier, uint64_t policy) {
+// The same in five dimensions, of which the first three are taken whole. No policy for L2: ptxas
+// 13.0 has been seen to take a wrong register for it (common/async_copy.cuh).
+__device__ __forceinline__ void tensor_copy_5d(uint32_t destination, const CUtensorMap& map, int d3,
+                                               int d4, uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%2, %2, %2, %3, %4}], [%5], %6;" ::"r"(destination),
-      "l"(&map), "r"(0), "r"(d3), "r"(d4), "r"(barrier), "l"(policy)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %2, %2, %3, %4}], [%5];" ::"r"(destination),
+      "l"(&map), "r"(0), "r"(d3), "r"(d4), "r"(barrier)
       : "memory");
+}
+
+// Bring the same boxes into L2; hints without any visible effect.
+__device__ __forceinline__ void tensor_prefetch(const CUtensorMap& map, int x, int y) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(x),
+               "r"(y)
+               : "memory");
+}
+__device__ __forceinline__ void tensor_prefetch_5d(const CUtensorMap& map, int d3, int d4) {
+  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %1, %1, %2, %3}];" ::"l"(&map),
+               "r"(0), "r"(d3), "r"(d4)
+               : "memory");
 }
 
 __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
@@ -86,11 +55,6 @@ __device__ __forceinline__ void give_up_registers() {
 template <int kRegisters>
 __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-
-template <int kThreads>
-__device__ __forceinline__ void named_barrier(int id) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
 
 __device__ __forceinline__ int cluster_rank() {
@@ -127,56 +91,6 @@ __device__ __forceinline__ float4 load_cluster_16(uint32_t address) {
                : "r"(address)
                : "memory");
   return value;
-}
-
-__device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
-  uint4 value;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
-__device__ __forceinline__ uint2 load_shared_8(uint32_t address) {
-  uint2 value;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
-               : "=r"(value.x), "=r"(value.y)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
-__device__ __forceinline__ uint32_t load_shared_4(uint32_t address) {
-  uint32_t value;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-  return value;
-}
-
-__device__ __forceinline__ uint32_t load_shared_2(uint32_t address) {
-  uint16_t value;
-  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
-  return value;
-}
-
-__device__ __forceinline__ void store_shared_16(uint32_t address, float4 value) {
-  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x),
-               "f"(value.y), "f"(value.z), "f"(value.w)
-               : "memory");
-}
-
-// L2 policies. Weights that one pass reads once should be the first to leave, so that activations
-// stay; weights that several tiles share should not.
-__device__ __forceinline__ uint64_t policy_evict_first() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-__device__ __forceinline__ uint64_t policy_evict_normal() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
 }
 
 // Descriptor of a K-major operand of 16-bit elements in rows of 128 bytes with the 128-byte

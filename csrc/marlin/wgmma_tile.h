@@ -8,6 +8,7 @@
 
 #include "common/dtypes.h"
 #include "marlin/layout.h"
+#include "marlin/schedule.h"
 
 namespace kernelpkg::marlin {
 
@@ -25,7 +26,7 @@ constexpr float wgmma_fragment_scale(DType act, WeightFormat format, bool groupe
 }
 
 constexpr int kWgmmaSharedLimit = 232448;  // what a block may opt in to on 9.0
-constexpr int kWgmmaMaxSplits = 8;         // blocks of a cluster: the portable limit
+constexpr int kMaxClusterBlocks = 8;       // the portable limit
 
 // Output tile of kTokens rows of C and 256 of its columns, split over consumer warpgroups that own
 // kBlocks x 64 columns each: with two m64 MMA blocks a widened weight serves most tokens per
@@ -89,17 +90,16 @@ struct WgmmaTile {
   static constexpr int kStages = kRoom / kStageBytes < 16 ? kRoom / kStageBytes : 16;
   static constexpr int kSharedBytes = kAlignment + kBarrierBytes + kStages * kStageBytes;
 
-  // Partial sums of a split K, float32, in the memory of the stages; rows padded against bank
-  // conflicts.
+  // Sums of a part, float32, in the memory of the stages; rows padded against bank conflicts.
   static constexpr int kSumRow = kCols + 4;
   static constexpr int kSumBytes = kTokens * kSumRow * 4;
 
+  static_assert(kSumBytes <= kStages * kStageBytes);
   static_assert(kStageK % 64 == 0 && kPadK % kStageK == 0);
   static_assert(kActBytes % kAlignment == 0 && kWeightBytes % kAlignment == 0);
   static_assert(kTurns % 2 == 0, "fragments alternate between two sets of registers");
   static_assert(kBlocks == 1 || kBlocks == 2);
   static_assert(kStages >= 3 && kSharedBytes <= kWgmmaSharedLimit);
-  static_assert(kSumBytes <= kStages * kStageBytes);
 };
 
 // What the copy engine is told of the operands; boxes are what one stage needs (wgmma.cpp).
@@ -121,11 +121,10 @@ struct WgmmaParams {
   int group_shift;  // log2(group size); a per-channel scale counts as one group of 2^30
   bool grouped;     // scales are applied to the weights, in 16 bits; else to the sums
   bool zeros;       // zero points are given (u4); else all are 8
-  bool weights_read_once;
-  float factor;  // of the sums: output scale, and what the fragments lack
-  int m_tiles;
-  int n_tiles;
-  int splits;  // of K; each cluster of as many blocks computes one tile
+  float factor;     // of the sums: output scale, and what the fragments lack
+  float* partials;  // [tiles][parts][kTokens][kCols]; with parts and no cluster
+  Schedule schedule;
+  bool clustered;  // the parts of a tile are added by their blocks, a cluster
 };
 
 }  // namespace kernelpkg::marlin

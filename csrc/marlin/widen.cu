@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "common/guard.cuh"
+#include "common/launch.h"
 #include "marlin/dequant.cuh"
 #include "marlin/helpers.h"
 
@@ -20,58 +21,76 @@ struct WidenParams {
   int group_shift;  // log2 of the rows of K per group; 30 with one group for all of K
 };
 
-// A warp per unit of 32 columns x 32 rows of K, a lane's word after the other: eight weights along
-// K of one column, 16 bytes of the result.
+constexpr int kWidenThreads = 256;
+constexpr int kWarpUnits = kPadK / kUnitRows;  // along K, so that all loads are under way at once
+
+// A warp per 32 columns x 128 rows of K; a lane widens eight weights along K of one column into 16
+// bytes of the result, four columns of four units.
 template <class Gate, DType kOut, WeightFormat kFormat>
-__global__ void __launch_bounds__(256) marlin_widen_kernel(WidenParams params) {
+__global__ void __launch_bounds__(kWidenThreads)
+    marlin_widen_kernel(const __grid_constant__ WidenParams params) {
   if constexpr (!Gate::kDeviceCode) {
     guard_trap();
     return;
   } else {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int64_t index = blockIdx.x * static_cast<int64_t>(blockDim.x / 32) + threadIdx.x / 32;
-    const int unit_k = static_cast<int>(index % params.units_k);
-    const int unit_n = static_cast<int>(index / params.units_k);
+    const int warps_k = params.units_k / kWarpUnits;
+    const int index = blockIdx.x * (kWidenThreads / 32) + threadIdx.x / 32;
+    const int unit_n = index / warps_k, first_unit = (index - unit_n * warps_k) * kWarpUnits;
     if (unit_n >= params.units_n) return;
     const int column_unit = params.first_unit_n + unit_n;
     const int64_t unit =
-        (static_cast<int64_t>(column_unit / 2) * params.units_k + unit_k) * 2 + column_unit % 2;
-    const uint4* source =
-        reinterpret_cast<const uint4*>(params.b + unit * unit_words(kFormat)) + lane;
-    const uint4 first = source[0];
-    const uint4 second = is_8bit(kFormat) ? source[kHalfWords / 4] : first;
-    const uint32_t low[4] = {first.x, first.y, first.z, first.w};
-    const uint32_t high[4] = {second.x, second.y, second.z, second.w};
-
-    const int64_t k = static_cast<int64_t>(unit_k) * kUnitRows + 8 * t;
-    const int64_t group = k >> params.group_shift;
+        (static_cast<int64_t>(column_unit / 2) * params.units_k + first_unit) * 2 + column_unit % 2;
+    constexpr int kHalves = is_8bit(kFormat) ? 2 : 1;
+    uint4 packed[kWarpUnits][kHalves];
 #pragma unroll
-    for (int tile = 0; tile < 4; ++tile) {
-      const int64_t column = static_cast<int64_t>(column_unit) * kUnitCols + unit_col(g, tile);
-      const int64_t at = kFormat == WeightFormat::kNvfp4
-                             ? nvfp4_scale_index(k, column, params.n_pad)
-                             : group * params.n_pad + column;
-      const uint32_t scale = static_cast<const uint16_t*>(params.scales)[at];
-      uint32_t extra = 0;
-      if constexpr (kFormat == WeightFormat::kU4)
-        extra = biased_zero<kOut>(params.zeros[zero_index(group, column, params.n_pad)], 0);
-      if constexpr (kFormat == WeightFormat::kNvfp4) extra = scale * 0x10001u;
-      float factor = params.factor;
-      if constexpr (kFormat != WeightFormat::kNvfp4) factor *= unpack2<kOut>(scale).x;
-      uint32_t words[4];
+    for (int u = 0; u < kWarpUnits; ++u) {
+      const uint4* const source =
+          reinterpret_cast<const uint4*>(params.b + (unit + 2 * u) * unit_words(kFormat)) + lane;
 #pragma unroll
-      for (int step = 0; step < 2; ++step) {
-        uint32_t pairs[2];
-        dequantise_16bit<kOut, kFormat>(pairs, step == 0 ? low[tile] : high[tile], step, extra);
+      for (int half = 0; half < kHalves; ++half)
+        packed[u][half] = __ldcs(source + half * (kHalfWords / 4));
+    }
+    const int column = column_unit * kUnitCols + unit_col(g, 0);  // and those two, four, six on
+    uint4* const wide =
+        params.wide +
+        (static_cast<int64_t>(unit_n * kUnitCols + unit_col(g, 0)) * params.units_k + first_unit) *
+            (kUnitRows / 8) +
+        t;
+    const int64_t pitch = static_cast<int64_t>(params.units_k) * (kUnitRows / 8);  // of a column
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float2 value = unpack2<kOut>(pairs[i]);
-          words[2 * step + i] = pack2<kOut>(value.x * factor, value.y * factor);
+    for (int u = 0; u < kWarpUnits; ++u) {
+      const int64_t k = static_cast<int64_t>(first_unit + u) * kUnitRows + 8 * t;
+      const int64_t group = k >> params.group_shift;
+      const uint4 first = packed[u][0], second = packed[u][kHalves - 1];
+      const uint32_t low[4] = {first.x, first.y, first.z, first.w};
+      const uint32_t high[4] = {second.x, second.y, second.z, second.w};
+#pragma unroll
+      for (int tile = 0; tile < 4; ++tile) {
+        const int64_t at = kFormat == WeightFormat::kNvfp4
+                               ? nvfp4_scale_index(k, column + 2 * tile, params.n_pad)
+                               : group * params.n_pad + column + 2 * tile;
+        const uint32_t scale = __ldg(static_cast<const uint16_t*>(params.scales) + at);
+        uint32_t extra = 0;
+        if constexpr (kFormat == WeightFormat::kU4)
+          extra = biased_zero<kOut>(
+              __ldg(params.zeros + zero_index(group, column + 2 * tile, params.n_pad)), 0);
+        if constexpr (kFormat == WeightFormat::kNvfp4) extra = scale * 0x10001u;
+        float factor = params.factor;
+        if constexpr (kFormat != WeightFormat::kNvfp4) factor *= unpack2<kOut>(scale).x;
+        uint32_t out[4];
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+          uint32_t pairs[2];
+          dequantise_16bit<kOut, kFormat>(pairs, step == 0 ? low[tile] : high[tile], step, extra);
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const float2 value = unpack2<kOut>(pairs[i]);
+            out[2 * step + i] = pack2<kOut>(value.x * factor, value.y * factor);
+          }
         }
+        wide[2 * tile * pitch + u * (kUnitRows / 8)] = uint4{out[0], out[1], out[2], out[3]};
       }
-      const int64_t row = static_cast<int64_t>(unit_n) * kUnitCols + unit_col(g, tile);
-      params.wide[(row * params.units_k * kUnitRows + k) / 8] =
-          uint4{words[0], words[1], words[2], words[3]};
     }
   }
 }
@@ -79,10 +98,12 @@ __global__ void __launch_bounds__(256) marlin_widen_kernel(WidenParams params) {
 template <DType kOut, WeightFormat kFormat>
 cudaError_t launch(WidenParams params, float output_scale, cudaStream_t stream) {
   params.factor = fragment_scale<kOut, kFormat>() * output_scale;
-  const int64_t warps = static_cast<int64_t>(params.units_n) * params.units_k;
-  marlin_widen_kernel<gates::marlin_16bit, kOut, kFormat>
-      <<<static_cast<unsigned>((warps + 7) / 8), 256, 0, stream>>>(params);
-  return cudaGetLastError();
+  constexpr int kWarps = kWidenThreads / 32;
+  const int64_t warps = static_cast<int64_t>(params.units_n) * (params.units_k / kWarpUnits);
+  const auto kernel = &marlin_widen_kernel<gates::marlin_16bit, kOut, kFormat>;
+  const Launch launch(dim3(static_cast<unsigned>((warps + kWarps - 1) / kWarps)), kWidenThreads, 0,
+                      false, stream);
+  return launch.run(reinterpret_cast<const void*>(kernel), params);
 }
 
 template <DType kOut>

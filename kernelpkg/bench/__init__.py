@@ -11,6 +11,7 @@ from kernelpkg.bench.projection import Crossover, crossover, project, project_ro
 from kernelpkg.bench.records import Record, load_records
 from kernelpkg.bench.runner import BenchReport, recorded_report, run
 from kernelpkg.bench.shapes import MAIN, MS, SHAPES, SIZES, Shape, work
+from kernelpkg.bench.tuner import TuneReport, tune
 
 __all__ = [
     "GOALS",
@@ -23,6 +24,7 @@ __all__ = [
     "Goal",
     "Record",
     "Shape",
+    "TuneReport",
     "crossover",
     "evaluate",
     "load_records",
@@ -33,6 +35,7 @@ __all__ = [
     "recorded_report",
     "records",
     "run",
+    "tune",
     "w4_rows",
     "work",
 ]

@@ -47,7 +47,7 @@ _MARLIN_DEFAULT = (
     (17, 192, 14336),
     (513, 256, 512),
     (1025, 64, 128),
-    (40, 17408, 128),  # columns enough for Hopper's route for many rows to begin at 33
+    (40, 5120, 4096),  # a weight large enough for Hopper's route for many rows to begin at 33
     (2049, 200, 392),  # rows enough there for a library's GEMM over the widened weight
     (2, 28672, 256),
 )

@@ -31,6 +31,7 @@ from kernelpkg.ops.quantize import (
     to_column_major,
 )
 from kernelpkg.ops.support import Support, supports
+from kernelpkg.ops.tuning import use_tuning
 
 __all__ = [
     "E2M1_MAX",
@@ -61,4 +62,5 @@ __all__ = [
     "quantize_u8b128",
     "supports",
     "to_column_major",
+    "use_tuning",
 ]

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from kernelpkg import check, ops
+from kernelpkg.errors import UsageError
 from kernelpkg.gates import GateRefusal, gate
-from kernelpkg.ops import functional, reference
+from kernelpkg.ops import functional, reference, tuning
 
 pytestmark = pytest.mark.gpu
 K, N = 1024, 512
@@ -275,6 +276,38 @@ def test_the_device_is_the_tensor_s():
     out = ops.marlin_gemm(x.to("cuda:1"), weight.to("cuda:1"))
     assert out.device.index == 1 and torch.cuda.current_device() == 0
     assert torch.equal(out.cpu(), expected)
+
+
+@pytest.mark.parametrize(("rows", "k", "n"), [(5, 2048, 1536), (40, 3072, 2048), (300, 1024, 1280)])
+@pytest.mark.parametrize("form", ["u4b8", "e4m3", "nvfp4"])
+def test_every_choice_of_a_call_computes_it(form, rows, k, n):
+    weight, dequantised = packed(form, None, k, n)
+    x = randn(rows, k).to(torch.bfloat16)
+    ref = reference.marlin_gemm_reference(x, dequantised)
+    group = weight.group_size
+    call = tuning.Call(form, "bfloat16", "bfloat16", rows, n, k, group)
+    try:
+        found = tuning.candidates(call)
+        assert found[0] == tuning.plan(call)
+        assert len(found) > 3 and len(set(found)) == len(found)
+        for choice in found:
+            tuning.choose(call, choice)
+            assert tuning.plan(call) == choice
+            out = ops.marlin_gemm(x, weight)
+            assert relative_error(out, ref) < 3.5e-3, choice
+            assert torch.equal(out, ops.marlin_gemm(x, weight)), choice
+    finally:
+        tuning.forget()
+    assert tuning.plan(call) == found[0]
+
+
+def test_a_choice_that_cannot_run_is_refused():
+    call = tuning.Call("u4b8", "bfloat16", "bfloat16", 4, 256, 256, 128)
+    with pytest.raises(UsageError, match="no kernel"):
+        tuning.choose(call, tuning.Choice("mma", 24, 1))
+    with pytest.raises(UsageError, match="16-bit activations"):
+        fp8 = tuning.Call("u4b8", "float8_e4m3fn", "bfloat16", 4, 256, 256, 128)
+        tuning.choose(fp8, tuning.Choice("library"))
 
 
 def test_nothing_is_kept_after_a_call():
