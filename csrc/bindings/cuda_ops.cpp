@@ -26,7 +26,7 @@ namespace kernelpkg::bindings {
 namespace {
 
 // Bytes of widened weight at a time: large enough for full GEMMs, small beside the weights of a model.
-constexpr int64_t kWidenedBytes = int64_t{128} << 20;
+constexpr int64_t kWidenedBytes = int64_t{256} << 20;
 
 cudaStream_t current_stream(const char* op, int32_t device) {
   if (aoti_torch_get_current_cuda_stream == nullptr) {

@@ -28,14 +28,12 @@ Status admit(const MarlinArgs& args, Family family, const DeviceFacts& facts) {
 }
 
 // By measurement on an H200: the wgmma kernel is the faster one from 33 rows on, or from 65 where
-// the weight is small. From 2048 rows on, or from 1024 where groups have scales (which that kernel
-// multiplies into every weight again and again), widening the whole weight once for a library's
-// GEMM is faster still.
+// the weight is small, and from 1024 rows on widening the whole weight once for a library's GEMM is
+// faster still.
 constexpr int kWgmmaRows = 33;
 constexpr int kWgmmaRowsSmall = 65;
 constexpr int64_t kSmallWeight = 20'000'000;  // weights
-constexpr int kLibraryRows = 2048;
-constexpr int kLibraryRowsGrouped = 1024;
+constexpr int kLibraryRows = 1024;
 
 bool takes_wgmma(const MarlinArgs& args, Family family, const DeviceFacts& facts,
                  const Choice& choice) {
@@ -179,8 +177,7 @@ bool marlin_prefers_library(const MarlinArgs& args) {
   const marlin::Choice choice = marlin::chosen(args);
   if (choice.route != marlin::Route::kAny) return choice.route == marlin::Route::kLibrary;
   marlin::DeviceFacts facts;
-  const int rows = args.group_size == -1 ? marlin::kLibraryRows : marlin::kLibraryRowsGrouped;
-  return args.m >= rows && marlin::device_facts(args.device, &facts).ok() &&
+  return args.m >= marlin::kLibraryRows && marlin::device_facts(args.device, &facts).ok() &&
          gates::marlin_wgmma::admits(facts.major, facts.minor);
 }
 

@@ -19,7 +19,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int choose_parts(int64_t tiles, int stages, const KernelInstance& tile, int rows, int sms) {
   const bool wide = bits_of(tile.format) == 8;  // twice the bytes: bound by memory sooner
   const double pair = wide ? 1.9 : 1.65;
-  const double sums = (wide ? 0.75 : 1.0) * std::min(1150, 620 + 35 * std::min(rows, tile.rows));
+  const double sums = (wide ? 0.75 : 1.0) * std::min(1150, 720 + 30 * std::min(rows, tile.rows));
   int best = 1;
   double least = 0.0;
   for (int parts = 1; parts <= std::min(kMaxParts, stages); ++parts) {

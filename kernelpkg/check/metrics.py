@@ -119,16 +119,16 @@ def _rounds_weights(entry: Kernel, case: Case, device: torch.device) -> bool:
     On the mma.sync route no product is rounded: scales multiply float32 sums. Above 64 rows (32, where the
     weight is large) a Hopper route hands whole weights to wgmma, whose sums run over several groups,
     so that the scale has to be in the operand. Per channel it need not be, and with powers of two or e4m3
-    scales of e2m1 weights the product has no more bits than the operand. From 2048 rows on, 1024 with groups,
-    a library multiplies weights that were widened with every scale they have. The other devices are held to
-    the same bounds.
+    scales of e2m1 weights the product has no more bits than the operand. From 1024 rows on a library
+    multiplies weights that were widened with every scale they have. The other devices are held to the same
+    bounds.
     """
     if device.type == "cpu" or entry.family != "marlin" or entry.fp8_mma:
         return False
     if case.m <= 32 or (case.m <= 64 and case.n * case.k <= _SMALL_WEIGHT):
         return False
     powers_of_two = entry.weight_format == "mxfp4" or case.scales == "mx"
-    if case.m >= (2048 if case.group_size == -1 else 1024):
+    if case.m >= 1024:
         return not powers_of_two
     return case.group_size != -1 and entry.weight_format != "nvfp4" and not powers_of_two
 

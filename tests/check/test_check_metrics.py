@@ -81,7 +81,7 @@ def test_bounds_catch_two_percent():
             for device in (CPU, CUDA):
                 bounds = bounds_for(kernel(name), case, device)
                 many = case.m > 64 or (case.m > 32 and case.n * case.k > 20_000_000)
-                rounded = case.m >= 2048 or (many and case.group_size != -1)
+                rounded = case.m >= 1024 or (many and case.group_size != -1)
                 if not (rounded and device is CUDA and name in ("marlin_w8a16", "marlin_w4a16")):
                     assert bounds.unit + 2 * bounds.sums < 0.01, (name, case.id, bounds)
 
@@ -98,7 +98,7 @@ def test_weights_may_be_rounded_above_64_rows_where_scales_are_grouped_and_no_po
     }
     for name, exact in tight.items():
         assert bounds_for(kernel(name), exact, CUDA).sums < 1e-4, name
-    widened = replace(case, m=2048, group_size=-1)  # a library's turn: every scale is in the weights
+    widened = replace(case, m=1024, group_size=-1)  # a library's turn: every scale is in the weights
     assert bounds_for(kernel("marlin_w8a16_int8"), widened, CUDA).sums > 1e-4
     assert bounds_for(kernel("marlin_w8a16"), replace(widened, scales="mx"), CUDA).sums < 1e-4
     for name in ("marlin_w4a16", "marlin_w4a16_zp", "marlin_w8a16_int8", "marlin_w8a16"):
