@@ -207,44 +207,44 @@ def _wgmma(kernel: str, weights: str, activation: str, rows: int) -> Instance:
     )
 
 
-def _wgmma_order() -> Instance:
+def _helper(name: str, gate: str, function: str, source: str) -> Instance:
     return Instance(
-        name="marlin_wgmma_order",
+        name=name,
         kernel="marlin_repack",
-        gate="marlin_wgmma",
+        gate=gate,
         evidence=None,
         declares="none",
         sets=frozenset({"test", "release"}),
-        source='// Activations in the wgmma kernel\'s order of K.\n#include "marlin/wgmma_order.cu"\n',
-        function=r"marlin_wgmma_order_kernel<",
+        source=source,
+        function=function,
         cost_seconds=3.0,
     )
 
 
-def _helpers() -> Instance:
-    return Instance(
-        name="marlin_helpers",
-        kernel="marlin_repack",
-        gate="marlin_16bit",
-        evidence=None,
-        declares="none",
-        sets=frozenset({"test", "release"}),
-        source=(
-            "// The kernels beside the GEMM: packing, padding, adding partial sums, widening.\n"
-            '#include "marlin/pad_rows.cu"\n'
-            '#include "marlin/reduce.cu"\n'
-            '#include "marlin/repack.cu"\n'
-            '#include "marlin/widen.cu"\n'
-        ),
-        function=r"marlin_(repack|pad_rows|reduce|widen)_kernel<",
-        cost_seconds=3.0,
-    )
+_HELPERS = (
+    _helper(
+        "marlin_helpers",
+        "marlin_16bit",
+        r"marlin_(repack|pad_rows|reduce|widen)_kernel<",
+        "// The kernels beside the GEMM: packing, padding, adding partial sums, widening.\n"
+        '#include "marlin/pad_rows.cu"\n'
+        '#include "marlin/reduce.cu"\n'
+        '#include "marlin/repack.cu"\n'
+        '#include "marlin/widen.cu"\n',
+    ),
+    _helper(
+        "marlin_wgmma_order",
+        "marlin_wgmma",
+        r"marlin_wgmma_order_kernel<",
+        '// Activations in the wgmma kernel\'s order of K.\n#include "marlin/wgmma_order.cu"\n',
+    ),
+)
 
 
 @cache
 def instances() -> tuple[Instance, ...]:
     """Every Marlin instance, shipped and emulated, and the helper kernels."""
-    found = [_helpers(), _wgmma_order()]
+    found = list(_HELPERS)
     for kernel, weights, activations in _WGMMA_FORMATS:
         found += [_wgmma(kernel, weights, one, rows) for one in activations for rows in _WGMMA_ROWS]
     for form in _FORMATS:

@@ -237,6 +237,11 @@ def _padded(x: Tensor, size_k: int, size_n: int, group_size: int) -> Tensor:
 def _float_scales(scales: Tensor, dtype: torch.dtype | None) -> Tensor:
     if not scales.is_floating_point() or scales.element_size() < 2:
         raise UsageError(f"scales are {scales.dtype}; they must be float16, bfloat16 or float32")
+    if dtype is None and scales.element_size() > 2:
+        raise UsageError(
+            f"scales are {scales.dtype}; say dtype=torch.bfloat16 or torch.float16, which they are converted to "
+            "and which the output will have"
+        )
     converted = scales.to(dtype or scales.dtype)
     if not bool(converted.isfinite().all()):
         raise UsageError(

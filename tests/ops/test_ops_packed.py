@@ -200,3 +200,11 @@ def test_formats_without_fp8_activations_say_so(form, packed):
     weight, _ = packed(form)
     with pytest.raises(ValueError, match=f"and the weight {form}; FP8 activations go with u4b8, u4"):
         ops.marlin_gemm(torch.zeros(4, K).to(torch.float8_e4m3fn), weight, torch.ones(4))
+
+
+def test_float32_scales_ask_for_the_output_s_dtype(library):
+    q, scales = ops.quantize_fp8_per_channel(torch.randn(128, 64))
+    assert scales.dtype == torch.float32
+    with pytest.raises(UsageError, match=r"say dtype=torch\.bfloat16 or torch\.float16"):
+        ops.pack_marlin_weight(q, scales, "e4m3", -1)
+    assert ops.pack_marlin_weight(q, scales, "e4m3", -1, dtype=torch.float16).scales.dtype == torch.float16
