@@ -239,8 +239,8 @@ def _float_scales(scales: Tensor, dtype: torch.dtype | None) -> Tensor:
         raise UsageError(f"scales are {scales.dtype}; they must be float16, bfloat16 or float32")
     if dtype is None and scales.element_size() > 2:
         raise UsageError(
-            f"scales are {scales.dtype}; say dtype=torch.bfloat16 or torch.float16, which they are converted to "
-            "and which the output will have"
+            f"scales are {scales.dtype}; say dtype=torch.bfloat16 or torch.float16, which they are converted "
+            "to and which the output will have"
         )
     converted = scales.to(dtype or scales.dtype)
     if not bool(converted.isfinite().all()):
