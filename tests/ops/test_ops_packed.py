@@ -119,7 +119,7 @@ def test_moving_keeps_the_bits():
         ({"format": "u8b128"}, "data is"),
         ({"format": "u4", "zeros": torch.zeros(1, N, dtype=torch.uint8)}, "zeros are torch.uint8"),
         ({"global_scale": 2.0}, "1 for all formats but nvfp4"),
-        ({"scales": torch.ones(2, N)}, "say dtype="),
+        ({"scales": torch.ones(2, N)}, "float16 or bfloat16"),
         ({"data": torch.zeros(3, dtype=torch.int32)}, "data is"),
         ({"data": torch.zeros(2, 8, 256, dtype=torch.int32, device="meta")}, "one device"),
     ],
