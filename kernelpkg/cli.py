@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 
 from kernelpkg import __version__
-from kernelpkg.bench.shapes import GATE_OF, VARIANTS
+from kernelpkg.bench.shapes import GATE_OF, TUNABLE, VARIANTS
 from kernelpkg.errors import CheckFailed, KernelpkgError, UsageError
 from kernelpkg.printing import (
     bench_line,
@@ -54,6 +54,7 @@ def kernels_option(names: Iterable[str]) -> Any:
 # All that can be asked about, and those that are timed.
 Kernels = Annotated[str | None, kernels_option(GATE_OF)]
 TimedKernels = Annotated[str | None, kernels_option(VARIANTS)]
+TunedKernels = Annotated[str | None, kernels_option(TUNABLE)]
 NOTEBOOKS = ("01_capability", "02_build", "03_correctness", "04_speed")
 
 
@@ -354,9 +355,7 @@ def bench(
     if tuned and record is not None:
         raise UsageError("a record is of the defaults: give --tuned or --record, not both.")
     if tuned:
-        from kernelpkg import ops
-
-        err.print(f"{ops.use_tuning()} tuned choices in use", markup=False)
+        use_tuning(device)
     with err.status("measuring the ceilings") as status:
         report = bencher.run(
             kernels=split(kernel),
@@ -382,7 +381,7 @@ def bench(
 
 @app.command()
 def tune(
-    kernel: TimedKernels = None,
+    kernel: TunedKernels = None,
     shape: Annotated[
         str | None, typer.Option(help="Only these layers, comma-separated: 8B.gate_up, or KxN as 4096x28672.")
     ] = None,
@@ -410,6 +409,18 @@ def tune(
     columns = ("kernel", "shape", "m", "default", "default_us", "best", "best_us", "gain", "candidates")
     show(report.rows, as_json, () if as_json else columns)
     (err if as_json else out).print(f"{report.summary}; kept in {report.path}", markup=False, soft_wrap=True)
+
+
+def use_tuning(device: str) -> None:
+    """Put the tuning of a CUDA device into use, and say how much that is."""
+    from kernelpkg import ops
+    from kernelpkg.bench import machine
+
+    machine.require_cuda(device)
+    import torch
+
+    count = ops.use_tuning(device=torch.device(device).index or 0)
+    err.print(f"{count} tuned choices in use", markup=False)
 
 
 def write_record(kind: str, report: Any, folder: Path) -> None:

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "marlin/choice.h"
+#include "marlin/dispatch.h"
 #include "marlin/layout.h"
 
 // The CPU wheel of torch has no such symbol; weak, so that this library loads there and serves the CPU.
@@ -95,27 +97,29 @@ Tensor multiply_by_library(const Tensor& a, const OptionalTensor& bias, const Ma
   return c;
 }
 
-template <class Bytes, class Run>
-Tensor run_marlin(const char* op, const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
-                  const OptionalTensor& b_zeros, const OptionalTensor& a_scales, const OptionalTensor& bias,
-                  int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
-                  double output_scale, const Bytes& bytes, const Run& run) {
+Tensor run_marlin(const char* op, marlin::Family family, const Tensor& a, const Tensor& b_packed,
+                  const Tensor& b_scales, const OptionalTensor& b_zeros, const OptionalTensor& a_scales,
+                  const OptionalTensor& bias, int64_t weight_format, int64_t size_n, int64_t size_k,
+                  int64_t group_size, double output_scale) {
   MarlinArgs args = check_marlin_gemm(op, a, b_packed, b_scales, b_zeros, a_scales, bias, weight_format,
                                       size_n, size_k, group_size, output_scale);
   args.device = a.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(args.device);
   args.stream = current_stream(op, args.device);
-  if (marlin_prefers_library(args) && aoti_torch_cuda_mm_out != nullptr &&
+  // Once: somebody may choose otherwise meanwhile.
+  const bool shipped = family == marlin::Family::kShipped;
+  const marlin::Choice choice = shipped ? marlin::chosen(args) : marlin::Choice{};
+  if (shipped && marlin::prefers_library(args, choice) && aoti_torch_cuda_mm_out != nullptr &&
       aoti_torch_cuda_addmm_out != nullptr) {
     return multiply_by_library(a, bias, args);
   }
   const Tensor rows = aligned_rows(a, &args);
   Tensor c = torch::stable::new_empty(a, {args.m, args.n}, scalar_type(args.c_type));
   args.c = c.mutable_data_ptr();
-  args.workspace_bytes = bytes(args);
+  args.workspace_bytes = marlin::workspace_bytes(args, family, choice);
   Tensor space = workspace(a, args.workspace_bytes);
   args.workspace = space.mutable_data_ptr();
-  check(run(args));
+  check(marlin::run(args, family, choice));
   return c;
 }
 
@@ -151,17 +155,16 @@ Tensor marlin_gemm_cuda(const Tensor& a, const Tensor& b_packed, const Tensor& b
                         OptionalTensor b_zeros, OptionalTensor a_scales, OptionalTensor bias,
                         int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
                         double output_scale) {
-  return run_marlin("marlin_gemm", a, b_packed, b_scales, b_zeros, a_scales, bias, weight_format, size_n,
-                    size_k, group_size, output_scale, marlin_workspace_bytes, marlin_gemm);
+  return run_marlin("marlin_gemm", marlin::Family::kShipped, a, b_packed, b_scales, b_zeros, a_scales, bias,
+                    weight_format, size_n, size_k, group_size, output_scale);
 }
 
 Tensor marlin_gemm_emulated_cuda(const Tensor& a, const Tensor& b_packed, const Tensor& b_scales,
                                  OptionalTensor b_zeros, OptionalTensor a_scales, OptionalTensor bias,
                                  int64_t weight_format, int64_t size_n, int64_t size_k, int64_t group_size,
                                  double output_scale) {
-  return run_marlin("marlin_gemm_emulated", a, b_packed, b_scales, b_zeros, a_scales, bias, weight_format,
-                    size_n, size_k, group_size, output_scale, marlin_emulated_workspace_bytes,
-                    marlin_gemm_emulated);
+  return run_marlin("marlin_gemm_emulated", marlin::Family::kEmulated, a, b_packed, b_scales, b_zeros,
+                    a_scales, bias, weight_format, size_n, size_k, group_size, output_scale);
 }
 
 Tensor marlin_repack_cuda(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n) {

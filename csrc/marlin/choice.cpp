@@ -5,7 +5,6 @@
 #include <map>
 #include <mutex>
 #include <shared_mutex>
-#include <string>
 #include <tuple>
 
 #include "marlin/device.h"
@@ -40,8 +39,6 @@ Table& table() {
   return one;
 }
 
-bool is_16bit(const MarlinArgs& args) { return args.a_type == args.c_type; }
-
 }  // namespace
 
 Choice chosen(const MarlinArgs& args) {
@@ -60,15 +57,8 @@ void forget_choices() {
 }
 
 Status choose(const MarlinArgs& args, const Choice& choice) {
-  if (choice.route != Route::kAny && choice.route != Route::kLibrary) {
-    Choice resolved;
-    KERNELPKG_RETURN_IF_ERROR(resolve(args, choice, &resolved));
-  }
-  if (choice.route == Route::kLibrary && !is_16bit(args)) {
-    return Status::error(
-        "marlin_gemm: the library route multiplies 16-bit activations; those of this call are " +
-        std::string(name_of(args.a_type)) + ".");
-  }
+  Choice resolved;
+  KERNELPKG_RETURN_IF_ERROR(resolve(args, choice, &resolved));
   Table& all = table();
   const std::unique_lock<std::shared_mutex> lock(all.mutex);
   all.choices[key_of(args)] = choice;
@@ -76,11 +66,9 @@ Status choose(const MarlinArgs& args, const Choice& choice) {
   return {};
 }
 
-Status default_choice(const MarlinArgs& args, Choice* choice) { return resolve(args, {}, choice); }
-
 Status candidates(const MarlinArgs& args, std::vector<Choice>* found) {
   Choice first;
-  KERNELPKG_RETURN_IF_ERROR(default_choice(args, &first));
+  KERNELPKG_RETURN_IF_ERROR(resolve(args, {}, &first));
   found->assign(1, first);
   const auto add = [&](const Choice& wish) {
     Choice one;
@@ -119,7 +107,7 @@ Status candidates(const MarlinArgs& args, std::vector<Choice>* found) {
       }
     }
   }
-  if (is_16bit(args) && args.m >= 256) add({Route::kLibrary});
+  if (args.m >= 256) add({Route::kLibrary});
   return {};
 }
 

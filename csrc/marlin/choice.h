@@ -9,8 +9,7 @@
 
 namespace kernelpkg::marlin {
 
-// kLibrary: widen the weight, then torch's GEMM (only the operator can; see
-// marlin_prefers_library).
+// kLibrary: widen the weight, then torch's GEMM; only the operator can (dispatch.h).
 enum class Route { kAny, kMma, kWgmma, kLibrary };
 
 // 0 and kAny leave a field to the heuristics.
@@ -21,16 +20,15 @@ struct Choice {
   Adding added = Adding::kAny;
 };
 
-// What the heuristics make of a call, every field filled in.
-Status default_choice(const MarlinArgs& args, Choice* choice);
-
-// What is worth timing for a call; the default is among them. Reads shapes, types and device alone.
+// What is worth timing for a call, what the heuristics make of it first. Reads shapes, types and
+// device alone.
 Status candidates(const MarlinArgs& args, std::vector<Choice>* found);
 
 // From now on, on args.device, calls of this weight (types, n, k, group size) with about as many
 // rows (up to the same power of two, 8 at least) are computed so. Refuses what could not run.
-// Thread-safe; a call that is under way is not touched. Another choice adds in another order, so
-// results may differ in their last bits.
+// Thread-safe. The operators take their choice once per call; who calls marlin_workspace_bytes and
+// marlin_gemm himself must not choose between the two. kAny goes back to the heuristics. Another
+// choice adds in another order, so results may differ in their last bits.
 Status choose(const MarlinArgs& args, const Choice& choice);
 void forget_choices();
 

@@ -10,8 +10,7 @@
 #include "marlin/plan.h"
 #include "marlin/wgmma.h"
 
-namespace kernelpkg {
-namespace marlin {
+namespace kernelpkg::marlin {
 namespace {
 
 Status admit(const MarlinArgs& args, Family family, const DeviceFacts& facts) {
@@ -138,14 +137,26 @@ size_t workspace_bytes(const MarlinArgs& args, Family family, const Choice& choi
   return plan.workspace_bytes;
 }
 
+bool prefers_library(const MarlinArgs& args, const Choice& choice) {
+  if (args.a_type != args.c_type) return false;
+  if (choice.route != Route::kAny) return choice.route == Route::kLibrary;
+  DeviceFacts facts;
+  return args.m >= kLibraryRows && device_facts(args.device, &facts).ok() &&
+         gates::marlin_wgmma::admits(facts.major, facts.minor);
+}
+
 Status resolve(const MarlinArgs& args, const Choice& wish, Choice* choice) {
   DeviceFacts facts;
   KERNELPKG_RETURN_IF_ERROR(check_shapes(args, Family::kShipped, &facts));
   const CurrentDevice current(args.device);
   KERNELPKG_RETURN_IF_ERROR(current.status());
-  const bool library =
-      wish.route == Route::kLibrary || (wish.route == Route::kAny && marlin_prefers_library(args));
-  if (library && args.a_type == args.c_type) {
+  if (wish.route == Route::kLibrary && args.a_type != args.c_type) {
+    return Status::error(
+        std::string("marlin_gemm: the library route multiplies 16-bit activations; those of this "
+                    "call are ") +
+        name_of(args.a_type) + ".");
+  }
+  if (prefers_library(args, wish)) {
     *choice = {Route::kLibrary};
     return {};
   }
@@ -170,15 +181,4 @@ Status resolve(const MarlinArgs& args, const Choice& wish, Choice* choice) {
   return {};
 }
 
-}  // namespace marlin
-
-bool marlin_prefers_library(const MarlinArgs& args) {
-  if (args.a_type != args.c_type) return false;
-  const marlin::Choice choice = marlin::chosen(args);
-  if (choice.route != marlin::Route::kAny) return choice.route == marlin::Route::kLibrary;
-  marlin::DeviceFacts facts;
-  return args.m >= marlin::kLibraryRows && marlin::device_facts(args.device, &facts).ok() &&
-         gates::marlin_wgmma::admits(facts.major, facts.minor);
-}
-
-}  // namespace kernelpkg
+}  // namespace kernelpkg::marlin

@@ -68,9 +68,6 @@ Status marlin_gemm(const MarlinArgs& args);
 size_t marlin_emulated_workspace_bytes(const MarlinArgs& args);
 Status marlin_gemm_emulated(const MarlinArgs& args);
 
-// Whether a library's 16-bit GEMM over the widened weight is the faster way to compute the call.
-bool marlin_prefers_library(const MarlinArgs& args);
-
 // Columns [first_col, first_col + cols) of the weight times its scales and output_scale, rounded to
 // c_type: `wide` is [cols in whole 32, padded_k], K innermost, on 16 bytes. first_col is a multiple
 // of

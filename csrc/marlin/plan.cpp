@@ -64,9 +64,12 @@ Status make_plan(const MarlinArgs& args, Family family, const DeviceFacts& facts
                  const PlanRequest& request, Plan* plan) {
   const KernelInstance* const tile = choose_instance(args, family, request);
   if (tile == nullptr) {
-    return Status::error(std::string("marlin_gemm: no kernel for ") + name_of(args.a_type) +
-                         " activations, " + name_of(args.b_format) + " weights and " +
-                         name_of(args.c_type) +
+    return Status::error("marlin_gemm: no kernel " +
+                         (request.rows == 0
+                              ? std::string()
+                              : "with tiles of " + std::to_string(request.rows) + " rows ") +
+                         "for " + name_of(args.a_type) + " activations, " + name_of(args.b_format) +
+                         " weights and " + name_of(args.c_type) +
                          " output was built into this library; build them all with `kernelpkg "
                          "build --set release`.");
   }

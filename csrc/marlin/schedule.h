@@ -7,9 +7,10 @@
 //
 // A tile in one part is written by its block. Parts go to float32 slots of the workspace, and a
 // second kernel adds a tile's slots in the order of K. So no block waits for another, the sum does
-// not depend on timing, and the workspace needs no zeroing. (Two other ways were tried on an H200
-// and were slower: thread block clusters that add through distributed shared memory, and splitting
-// only the tiles of the last round.)
+// not depend on timing, and the workspace needs no zeroing. (Other ways were tried with the
+// mma.sync kernel on an H200 and were slower: clusters that add through distributed shared memory,
+// which the wgmma kernel takes for few parts; splitting only the tiles of the last round; and,
+// instead of the rings in shared memory, weights straight from memory into registers.)
 #pragma once
 
 #include <cstdint>

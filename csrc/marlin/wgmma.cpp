@@ -206,9 +206,9 @@ double expected_us(const WgmmaInstance& one, const MarlinArgs& args, int64_t til
                   : 0.0;
   const double exchange = clustered ? 1.0 + 0.0145 * parts * one.tokens : 0.0;
   const double sums = static_cast<double>(args.m) * args.n * 8 * parts;  // there and back
-  const double added = parts > 1 && !clustered ? 2.0 + 0.5 * parts + sums / kPassBytesPerUs : 0.0;
+  const double added = parts > 1 && !clustered ? 1.0 + 0.5 * parts + sums / kPassBytesPerUs : 0.0;
   // The kernel that adds is there at once if multiprocessors were left to it.
-  const double late = added > 0.0 && blocks * 8 > at_once * 7 ? 2.5 : 0.0;
+  const double late = added > 0.0 && blocks * 8 > at_once * 7 ? 1.5 : 0.0;
   return kFixed + pass + added + late +
          static_cast<double>(rounds) * (ceil_div(stages, parts) * stage + exchange);
 }

@@ -59,7 +59,7 @@ struct WgmmaPlan {
 };
 
 // Whether this kernel can compute the call on a device of these facts. It says nothing about being
-// the faster choice: compare wgmma_plan().us.
+// the faster choice: dispatch.cpp decides that by rows.
 bool wgmma_takes(const MarlinArgs& args, const DeviceFacts& facts);
 
 // `args.device` must be current; the call must be one that wgmma_takes.

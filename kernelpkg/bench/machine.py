@@ -9,19 +9,24 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from kernelpkg.errors import MachineUnfit, NothingRan
+from kernelpkg.errors import MachineUnfit, NothingRan, UsageError
 
 # Of a discrete card's free memory, this part may be used.
 USABLE_PART = 0.9
 
 
 def require_cuda(device: str) -> None:
-    """Raise NothingRan, saying what is missing, where `device` ('cuda:0') is not here."""
+    """Raise NothingRan, saying what is missing, where `device` ('cuda:0') is not here; UsageError where it
+    names no device.
+    """
     import torch
 
     from kernelpkg import arch
 
-    where = torch.device(device)
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"device is {device!r}; name one as cuda:0.") from None
     advice = (
         "Nothing was timed; recorded figures are shown by `kernelpkg records` and `bench.recorded_report()`."
     )

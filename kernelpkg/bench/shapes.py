@@ -67,6 +67,9 @@ _SCALED_MM = ("token_channel", "tensor")
 _EMULATED = {f"{name}_emulated": name for name, (_, bits, _) in _MARLIN.items() if bits == 8}
 _STANDINS = {f"scaled_mm_{route}_standin": f"scaled_mm_{route}" for route in ("sm89", "sm120")}
 
+# Those whose tile and split can be tuned.
+TUNABLE = tuple(_MARLIN)
+
 # An evidence kernel stands for the shipped one it is built from; it runs on 9.0 alone.
 STANDS_FOR = _EMULATED | _STANDINS
 

@@ -12,17 +12,15 @@ from kernelpkg.bench.runner import choose as choose_kernels
 from kernelpkg.bench.runner import is_cancelled
 from kernelpkg.bench.shapes import (
     SIZES,
-    STANDS_FOR,
-    VARIANTS,
+    TUNABLE,
     Point,
     activation_bits,
     group_size,
     plan,
     weight_format,
 )
-from kernelpkg.errors import CheckFailed, NothingRan, UsageError
+from kernelpkg.errors import CheckFailed, MachineUnfit, NothingRan, UsageError
 
-KERNELS = tuple(name for name in VARIANTS if name.startswith("marlin_") and name not in STANDS_FOR)
 DEFAULT_KERNELS = ("marlin_w8a16", "marlin_w4a16")
 DEFAULT_ROWS = (1, 16, 64, 256)
 # A choice must gain this much to be kept: less is within the spread of a median.
@@ -35,7 +33,8 @@ FINALISTS = 4
 @dataclass(slots=True)
 class TuneReport:
     """rows: per kernel, shape and M the default's and the best choice with their microseconds, how many
-    candidates were timed and how many were left out as wrong. path: the file that keeps the choices."""
+    candidates were timed and how many fast ones were outside the bounds of the default's route (they round
+    where it does not). path: the file that keeps the choices."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     gated_out: dict[str, int] = field(default_factory=dict)
@@ -46,10 +45,10 @@ class TuneReport:
     @property
     def summary(self) -> str:
         """How many points were tuned, and what it brought."""
-        better = [row for row in self.rows if row["gain"] is None or row["gain"] >= LEAST_GAIN]
+        better = [row for row in self.rows if (row["gain"] or 0) >= LEAST_GAIN]
         text = f"tuned {len(self.rows)} points, {len(better)} of them faster by 2 % or more"
         if better:
-            text += f" (the most: {max(row['gain'] or 0 for row in better):.2f} x)"
+            text += f" (the most: {max(row['gain'] for row in better):.2f} x)"
         gated = sum(self.gated_out.values())
         if gated:
             text += f"; gated out {gated} ({'; '.join(self.gated_out)})"
@@ -70,15 +69,17 @@ def tune(
     """Time every candidate (kernelpkg.ops.tuning) of the points asked for on a CUDA device; keep the best.
 
     kernels: Marlin kernels, None for the two that the bench takes everywhere; shapes and ms as for the bench,
-    M being 1, 16, 64 and 256 where none is named (a choice serves all M up to the same power of two). A
-    candidate whose result is wrong is never kept. Choices are written after each point, so that a
-    cancelled run keeps what it measured. path: the file; None for the one that `ops.use_tuning` reads.
+    M being 1, 16, 64 and 256 where none is named (a choice serves all M up to the same power of two).
+    Activations are bfloat16. A candidate is kept only within the error bounds of the route that the default
+    takes. Choices are written after each point, so that a cancelled run keeps what it measured. path: the
+    file; None for the one that `ops.use_tuning` reads. A tuning in use in this process is forgotten.
 
-    Raises UsageError for a wrong argument, NothingRan without a CUDA device or where the gates leave nothing.
+    Raises UsageError for a wrong argument, NothingRan without a CUDA device or where the gates leave nothing,
+    MachineUnfit where the clocks were too low for a figure.
     """
     names = DEFAULT_KERNELS if kernels is None else tuple(kernels)
-    if wrong := [name for name in names if name not in KERNELS]:
-        raise UsageError(f"kernel is {wrong[0]!r}; those that can be tuned: {', '.join(KERNELS)}.")
+    if wrong := [name for name in names if name not in TUNABLE]:
+        raise UsageError(f"kernel is {wrong[0]!r}; those that can be tuned: {', '.join(TUNABLE)}.")
     limits = SIZES["full"]
     rows = tuple(ms or DEFAULT_ROWS)
     plan(names, limits, shapes, rows)
@@ -181,12 +182,12 @@ class _Tuner:
         times = timed(found, SECONDS_PER_CANDIDATE)
         default = found[0]
         ranked = sorted(times, key=times.__getitem__)
-        finalists, wrong = [], 0
+        finalists, outside = [], 0
         for choice in (default, *(choice for choice in ranked if choice != default)):
             if verify.Verifier(entry, graphs[choice], point).check(self.clock).passed:
                 finalists.append(choice)
             else:
-                wrong += 1
+                outside += 1
             if len(finalists) == FINALISTS:
                 break
         if not finalists:
@@ -195,8 +196,12 @@ class _Tuner:
             )
         times = timed(finalists, 5 * SECONDS_PER_CANDIDATE)
         best = min(times, key=times.__getitem__)
-        before = times.get(default, float("inf"))
-        if before / times[best] < LEAST_GAIN:
+        before = times.get(default)  # None: outside the bounds itself, which no default should be
+        if times[best] == float("inf"):
+            raise MachineUnfit(
+                f"Every sample of {kernel} {point.shape} m={point.m} was taken at less than 75 % of the clock."
+            )
+        if before is not None and before / times[best] < LEAST_GAIN:
             best = default
         row = {
             "kernel": kernel,
@@ -204,14 +209,14 @@ class _Tuner:
             "shape": point.shape.name,
             "m": point.m,
             "default": str(default),
-            "default_us": None if before == float("inf") else round(before, 2),
+            "default_us": before and round(before, 2),
             "best": str(best),
             "best_us": round(times[best], 2),
-            "gain": None if before == float("inf") else round(before / times[best], 3),
+            "gain": before and round(before / times[best], 3),
             "candidates": len(found),
-            "wrong": wrong,
+            "outside_bounds": outside,
         }
-        return row, (call, best)
+        return row, (call, self.tuning.Choice("any") if best == default else best)
 
     def _call(self, point: Point, kernel: str, variant: str) -> Any:
         fp8 = activation_bits(kernel) == 8

@@ -13,10 +13,11 @@ and its number of multiprocessors, and for one build of the kernels.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to compute it. route: 'mma' (mma.sync), 'wgmma' (9.0a) or 'library' (widen, then torch's GEMM).
-    rows: of a tile. parts: how many parts of K are added. added: 'clusters' or 'workspace' where wgmma adds
-    parts."""
+    """One way to compute it. route: 'mma' (mma.sync), 'wgmma' (9.0a), 'library' (widen, then torch's GEMM),
+    or 'any', which leaves it to the heuristics. rows: of a tile. parts: how many parts of K are added. added:
+    'clusters' or 'workspace' where wgmma adds parts."""
 
     route: str
     rows: int = 0
@@ -57,8 +58,8 @@ class Choice:
     added: str = "any"
 
     def __str__(self) -> str:
-        if self.route == "library":
-            return "library"
+        if self.route in ("library", "any"):
+            return self.route
         where = f" by {self.added}" if self.parts > 1 and self.route == "wgmma" else ""
         return f"{self.route} {self.rows} rows, {self.parts} part{'s' * (self.parts > 1)}{where}"
 
@@ -125,20 +126,23 @@ def tuning_path(name: str, multiprocessors: int) -> Path:
 
 
 def save_tuning(path: Path, device: Mapping[str, Any], entries: Iterable[tuple[Call, Choice]]) -> Path:
-    """Write choices beside those that the file has for other calls of the same build.
+    """Write choices beside those that the file has for other calls of the same device and build.
 
-    device: name, multiprocessors and capability. The file is replaced whole, or not at all.
+    device: name, multiprocessors and capability. A choice of route 'any' says that the heuristics' own was
+    the fastest. The file is replaced whole, or not at all.
     """
-    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
-    build = _build()
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name the file of a tuning")
+    kept: dict[tuple[Any, ...], tuple[Call, Choice]] = {}
     if path.is_file():
-        data = _read(path)
-        if data["build"] == build:
-            kept = {_key(entry["call"]): entry for entry in data["choices"]}
+        there, build, known = _read(path)
+        if build == _build() and _who(there) == _who(device):
+            kept = {_key(call): (call, choice) for call, choice in known}
     for call, choice in entries:
-        kept[_key(asdict(call))] = {"call": asdict(call), "choice": asdict(choice)}
+        kept[_key(call)] = (call, choice)
+    choices = [{"call": asdict(call), "choice": asdict(choice)} for call, choice in kept.values()]
+    text = {"schema": SCHEMA, "device": dict(device), "build": _build(), "choices": choices}
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = {"schema": SCHEMA, "device": dict(device), "build": build, "choices": list(kept.values())}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
@@ -146,59 +150,93 @@ def save_tuning(path: Path, device: Mapping[str, Any], entries: Iterable[tuple[C
 
 
 def use_tuning(path: Path | str | None = None, device: int = 0) -> int:
-    """Apply a tuning file to cuda:`device` in this process; how many choices it held.
+    """Apply a tuning file to cuda:`device` in this process; how many of its choices are not the default's.
 
-    path: None for the file that `kernelpkg tune` keeps for this device. Raises UsageError where there is
-    none, and where it is of another device or another build of the kernels.
+    A choice measured with bfloat16 is taken for float16 as well: the tiles are the same. path: None for the
+    file that `kernelpkg tune` keeps for this device. Raises UsageError where there is none, and where it is
+    of another device or another build of the kernels; then nothing is applied.
     """
     import torch
 
-    if device >= torch.cuda.device_count():
+    if not 0 <= device < torch.cuda.device_count():
         raise UsageError(f"there is no cuda:{device} here; a tuning is of one CUDA device")
     properties = torch.cuda.get_device_properties(device)
     here = {"name": properties.name, "multiprocessors": properties.multi_processor_count}
     file = tuning_path(**here) if path is None else Path(path)
     if not file.is_file():
         raise UsageError(f"there is no tuning at {file}; `kernelpkg tune` makes one")
-    data = _read(file)
-    there = {name: data["device"].get(name) for name in here}
-    if there != here:
+    there, build, known = _read(file)
+    if _who(there) != _who(here):
         raise UsageError(
-            f"{file} is of {there['name']} with {there['multiprocessors']} multiprocessors; this is "
+            f"{file} is of {there.get('name')} with {there.get('multiprocessors')} multiprocessors; this is "
             f"{here['name']} with {here['multiprocessors']}: run `kernelpkg tune` here"
         )
-    if data["build"] != _build():
+    if build != _build():
         raise UsageError(f"{file} was measured with another build of the kernels: run `kernelpkg tune` again")
+    applied = 0
     try:
-        pairs = [(Call(**entry["call"]), Choice(**entry["choice"])) for entry in data["choices"]]
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"{file} holds a choice that cannot be read ({error}); delete it") from None
-    for call, choice in pairs:
-        choose(call, choice, device)
-    return len(pairs)
+        for call, choice in known:
+            for one in (call, *_with_float16(call)):
+                choose(one, choice, device)
+            applied += choice.route != "any"
+    except UsageError as error:
+        forget()
+        raise UsageError(
+            f"{file} holds a choice that does not fit ({error}); nothing of it is in use"
+        ) from None
+    return applied
 
 
-def _key(call: Mapping[str, Any]) -> tuple[Any, ...]:
-    rows = max(8, 1 << (int(call["rows"]) - 1).bit_length())
-    return (*(value for name, value in sorted(call.items()) if name != "rows"), rows)
+def _with_float16(call: Call) -> tuple[Call, ...]:
+    import torch
+
+    from kernelpkg.ops.formats import FORMATS
+
+    if call.c_type != "bfloat16" or torch.float16 not in FORMATS[call.weight_format].dtypes:
+        return ()
+    return (replace(call, c_type="float16", a_type="float16" if call.a_type == "bfloat16" else call.a_type),)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _who(device: Mapping[str, Any]) -> tuple[Any, Any]:
+    return device.get("name"), device.get("multiprocessors")
+
+
+def _key(call: Call) -> Call:
+    """The call that stands for all that share a choice: rows up to the same power of two, 8 at least."""
+    return replace(call, rows=max(8, 1 << (call.rows - 1).bit_length()))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str, list[tuple[Call, Choice]]]:
+    """(device, build, choices) of a file. Raises UsageError for one that cannot be read."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
             raise ValueError(f"schema {data['schema']}, and {SCHEMA} is read")
-        dict(data["device"]), str(data["build"]), [entry["call"] for entry in data["choices"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        known = [
+            (_typed(Call(**entry["call"])), _typed(Choice(**entry["choice"]))) for entry in data["choices"]
+        ]
+        return dict(data["device"]), str(data["build"]), known
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is not a tuning that can be read ({error}); delete it") from None
-    return data
+
+
+def _typed(entry: Any) -> Any:
+    """`entry`, all of whose fields are of their declared types. Raises ValueError for another one."""
+    kinds = {"str": str, "int": int}
+    for one in fields(entry):
+        value = getattr(entry, one.name)
+        if type(value) is not kinds[str(one.type)]:
+            raise ValueError(f"{one.name} is {value!r}, which is no {one.type}")
+    return entry
 
 
 def _build() -> str:
-    """What tells the loaded kernels from those of another build: the hash of their sources."""
+    """What tells the loaded kernels from another build: the set, the targets, the sources."""
     from kernelpkg.ops.load import load
 
-    return str(load().manifest.get("source_hash", {}).get("marlin_w4a16", ""))
+    manifest = load().manifest
+    named = {name: manifest.get(name) for name in ("set", "targets", "source_hash")}
+    return hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _library() -> ctypes.CDLL:
@@ -220,6 +258,9 @@ def _plain(call: Call, device: int) -> _Call:
 
     if call.weight_format not in FORMATS:
         raise UsageError(f"weight_format is {call.weight_format!r}; it is one of {', '.join(FORMATS)}")
+    for what in ("rows", "size_n", "size_k", "group_size"):
+        if abs(number := getattr(call, what)) >= 2**31:
+            raise UsageError(f"{what} is {number}; it must be less than 2^31")
     return _Call(
         device,
         _number(_TYPES, call.a_type, "a_type"),

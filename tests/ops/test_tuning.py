@@ -1,6 +1,7 @@
 """Choices of how marlin_gemm computes a call: their file, and what refuses them."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -36,7 +37,9 @@ def test_what_was_saved_is_applied(device, tmp_path):
     )
     assert tuning.use_tuning(file) == 2
     assert device[0] == (CALL, Choice("mma", 16, 4), 0)
-    assert device[1][1] == Choice("wgmma", 64, 2, "workspace")
+    assert device[-1][1] == Choice("wgmma", 64, 2, "workspace")
+    # What was measured with bfloat16 is taken for float16 as well.
+    assert [call.a_type for call, *_ in device] == ["bfloat16", "float16"] * 2
 
 
 def test_rows_up_to_one_power_of_two_share_a_choice(device, tmp_path):
@@ -45,7 +48,7 @@ def test_rows_up_to_one_power_of_two_share_a_choice(device, tmp_path):
         call = Call("u4b8", "bfloat16", "bfloat16", rows, 4096, 4096, 128)
         tuning.save_tuning(file, HERE, [(call, Choice("mma", 16, parts))])
     assert tuning.use_tuning(file) == 2
-    assert [choice.parts for _, choice, _ in device] == [3, 6]
+    assert [choice.parts for call, choice, _ in device if call.c_type == "bfloat16"] == [3, 6]
 
 
 def test_a_tuning_of_another_build_is_refused_and_replaced(device, tmp_path, monkeypatch):
@@ -92,6 +95,51 @@ def test_a_choice_that_cannot_be_read_is_named(device, tmp_path):
         tuning.use_tuning(file)
 
 
+def test_the_heuristics_own_choice_is_kept_as_such(device, tmp_path):
+    file = tuning.save_tuning(tmp_path / "t.json", HERE, [(CALL, Choice("mma", 16, 4))])
+    tuning.save_tuning(file, HERE, [(CALL, Choice("any"))])
+    assert tuning.use_tuning(file) == 0
+    assert device[0][1] == Choice("any")
+
+
+def test_choices_of_another_device_are_not_kept_under_this_name(device, tmp_path):
+    file = tuning.save_tuning(tmp_path / "t.json", HERE | {"name": "Other"}, [(CALL, Choice("mma", 16, 4))])
+    other = Call("u4", "bfloat16", "bfloat16", 1, 64, 128, 32)
+    tuning.save_tuning(file, HERE, [(other, Choice("mma", 8, 1))])
+    assert tuning.use_tuning(file) == 1
+
+
+def test_a_choice_that_does_not_fit_leaves_nothing_in_use(device, tmp_path, monkeypatch):
+    file = tuning.save_tuning(tmp_path / "t.json", HERE, [(CALL, Choice("mma", 16, 4))])
+    forgotten = []
+
+    def refuse(*_):
+        raise UsageError("no kernel with tiles of 16 rows")
+
+    monkeypatch.setattr(tuning, "choose", refuse)
+    monkeypatch.setattr(tuning, "forget", lambda: forgotten.append(True))
+    with pytest.raises(UsageError, match="nothing is in use"):
+        tuning.use_tuning(file)
+    assert forgotten
+
+
+@pytest.mark.parametrize(("field", "value"), [("rows", "x"), ("rows", 1.5), ("weight_format", [])])
+def test_a_field_of_the_wrong_type_is_named(device, tmp_path, field, value):
+    file = tuning.save_tuning(tmp_path / "t.json", HERE, [(CALL, Choice("mma"))])
+    data = json.loads(file.read_text())
+    data["choices"][0]["call"][field] = value
+    file.write_text(json.dumps(data))
+    for apply in (tuning.use_tuning, lambda path: tuning.save_tuning(path, HERE, [])):
+        with pytest.raises(UsageError, match=field):
+            apply(file)
+
+
+def test_a_folder_is_no_tuning(device, tmp_path):
+    with pytest.raises(UsageError, match="folder"):
+        tuning.save_tuning(tmp_path, HERE, [])
+    assert not list(tmp_path.parent.glob("*.part"))
+
+
 def test_no_tuning_says_how_to_make_one(device, monkeypatch, tmp_path):
     monkeypatch.setenv("KERNELPKG_TUNING", str(tmp_path))
     assert tuning.tuning_path(HERE["name"], 48) == tmp_path / "nvidia-test-gpu-48sm.json"
@@ -113,23 +161,13 @@ def test_a_device_that_is_not_there_is_named(monkeypatch):
         ({"c_type": "float8_e4m3fn"}, "output type is float8_e4m3fn"),
         ({"group_size": 48}, "group_size is 48"),
         ({"rows": 0}, "m 0"),
+        ({"rows": 2**32 + 1}, "rows is 4294967297"),
         ({"size_n": 0}, "size_n is 0"),
     ),
 )
 def test_a_wrong_call_is_refused_before_a_device_is_asked(library, change, message):
     with pytest.raises(UsageError, match=message):
-        tuning.plan(Call(**{**CALL_FIELDS, **change}))
-
-
-CALL_FIELDS = {
-    "weight_format": "u4b8",
-    "a_type": "bfloat16",
-    "c_type": "bfloat16",
-    "rows": 16,
-    "size_n": 4096,
-    "size_k": 4096,
-    "group_size": 128,
-}
+        tuning.plan(replace(CALL, **change))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks a machine without a CUDA device")
