@@ -199,7 +199,7 @@ class _Tuner:
         before = times.get(default)  # None: outside the bounds itself, which no default should be
         if times[best] == float("inf"):
             raise MachineUnfit(
-                f"Every sample of {kernel} {point.shape} m={point.m} was taken at less than 75 % of the clock."
+                f"Every sample of {kernel} {point.shape} m={point.m} was taken under 75 % of the clock."
             )
         if before is not None and before / times[best] < LEAST_GAIN:
             best = default

@@ -181,9 +181,7 @@ def use_tuning(path: Path | str | None = None, device: int = 0) -> int:
             applied += choice.route != "any"
     except UsageError as error:
         forget()
-        raise UsageError(
-            f"{file} holds a choice that does not fit ({error}); nothing of it is in use"
-        ) from None
+        raise UsageError(f"{file} holds a choice that does not fit ({error}); nothing is in use") from None
     return applied
 
 
