@@ -12,7 +12,7 @@ from typing import Any
 
 from kernelpkg.arch import Capability
 from kernelpkg.arch.devices import shared_memory_optin
-from kernelpkg.build.instances_marlin import instances
+from kernelpkg.build.instances_marlin import FORMAT_NUMBERS, instances, wgmma_stages
 
 REGISTERS = 65536  # of a multiprocessor, on every capability that Marlin runs on
 _RESERVED = 1024  # bytes of shared memory that the system keeps per block
@@ -21,6 +21,8 @@ _THREADS = {"8.0": 2048, "9.0": 2048, "10.0": 2048}  # of a multiprocessor; 1536
 # One capability for each target: the smallest device that loads it as it is.
 _DEVICES = ("8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "11.0", "12.0")
 _TILE = re.compile(r"::Tile<.*?(\d+), (\d+), (\d+), (\d+), (\d+)>")
+_WGMMA_TILE = re.compile(r"::WgmmaTile<.*?WeightFormat\)(\d+), (\d+)>")
+_FORMATS = {number: name for name, number in FORMAT_NUMBERS.items()}
 
 
 def blocks_per_multiprocessor(
@@ -48,27 +50,38 @@ def tile_rows(functions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     memory = {instance.name: instance.shared_memory for instance in instances()}
     found = []
     for function in functions:
-        match = _TILE.search(function["function"])
         name = function.get("instance")
-        if match is None or memory.get(name) is None:
+        if (shape := _shape(function["function"], memory.get(name))) is None:
             continue
-        rows, stage_k, sets, stages, _ = map(int, match.groups())
+        tile, stages, threads, shared = shape
         number = str(function["target"]).rstrip("af")
         found.append(
             {
                 "instance": name,
                 "target": function["target"],
-                "tile": f"{rows} x 128",
-                "stages": f"{sets} x {stages} of {stage_k}",
-                "threads": sets * 128,
+                "tile": tile,
+                "stages": stages,
+                "threads": threads,
                 "registers": function["registers"],
                 "spills": function["spills"],
-                "shared_memory": memory[name],
-                "blocks_per_sm": blocks_per_multiprocessor(
-                    number, sets * 128, function["registers"], memory[name]
-                )
+                "shared_memory": shared,
+                "blocks_per_sm": blocks_per_multiprocessor(number, threads, function["registers"], shared)
                 if number in _DEVICES
                 else None,
             }
         )
     return sorted(found, key=lambda row: (str(row["target"]), str(row["instance"])))
+
+
+def _shape(function: str, memory: int | None) -> tuple[str, str, int, int] | None:
+    """(tile, stages, threads, bytes of shared memory) of a GEMM kernel, by the arguments of its template.
+
+    memory: the catalogue's bytes for its instance. None for another function.
+    """
+    if memory is not None and (match := _TILE.search(function)):
+        rows, stage_k, sets, stages, _ = map(int, match.groups())
+        return f"{rows} x 128", f"{sets} x {stages} of {stage_k}", sets * 128, memory
+    if match := _WGMMA_TILE.search(function):
+        stages, stage_k, threads, shared = wgmma_stages(_FORMATS[int(match[1])], int(match[2]))
+        return f"{match[2]} x 256", f"{stages} of {stage_k}", threads, shared
+    return None

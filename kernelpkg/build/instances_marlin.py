@@ -39,7 +39,7 @@ _HALF, _BFLOAT, _FP8 = "kFloat16", "kBFloat16", "kFloat8E4M3"
 _SHORT = {_HALF: "fp16", _BFLOAT: "bf16"}
 # Values in csrc/common/dtypes.h.
 _ENUM = {_HALF: 0, _BFLOAT: 1, _FP8: 2}
-_FORMAT_ENUM = {"kU4B8": 0, "kE4M3": 1, "kU4": 2, "kU8B128": 3, "kNvfp4": 4, "kMxfp4": 5}
+FORMAT_NUMBERS = {"kU4B8": 0, "kE4M3": 1, "kU4": 2, "kU8B128": 3, "kNvfp4": 4, "kMxfp4": 5}
 
 _BYTES = {_HALF: 2, _BFLOAT: 2, _FP8: 1}
 
@@ -139,7 +139,7 @@ def _instance(form: _Format, activation: str, output: str, tile: _Tile, emulated
     function = (
         f"marlin_kernel<kernelpkg::gates::{gate}, "
         f"kernelpkg::marlin::Tile<(kernelpkg::DType){_ENUM[activation]}, "
-        f"(kernelpkg::WeightFormat){_FORMAT_ENUM[form.weights]}, (kernelpkg::DType){_ENUM[output]}, "
+        f"(kernelpkg::WeightFormat){FORMAT_NUMBERS[form.weights]}, (kernelpkg::DType){_ENUM[output]}, "
         f"{numbers}>"
     )
     in_test = (form.kernel, output, tile.rows) in _TEST_SET
@@ -184,6 +184,19 @@ _WGMMA_TEST_SET = {
 }
 
 
+def wgmma_stages(weights: str, rows: int) -> tuple[int, int, int, int]:
+    """(stages, rows of K in one, threads, bytes of shared memory) of a tile, as csrc/marlin/wgmma_tile.h
+    counts them: per stage activations, weights, a row of scales and of zero points per 32 of K."""
+    stage_k, consumers = (64, 2) if rows >= 128 else (128, 4)
+    units = stage_k // 32
+    unit = 1024 if weights in ("kE4M3", "kU8B128") else 512
+    scales = units * (2 if weights == "kNvfp4" else 1) * 512
+    stage = stage_k * rows * 2 + 8 * units * unit + scales + (units * 256 if weights == "kU4" else 0)
+    beside = 1024 + 512  # alignment and barriers
+    stages = min(16, (232_448 - beside) // stage)
+    return stages, stage_k, 128 * (consumers + 1), beside + stages * stage
+
+
 def _wgmma(kernel: str, weights: str, activation: str, rows: int) -> Instance:
     in_test = (weights, activation, rows) in _WGMMA_TEST_SET
     return Instance(
@@ -200,7 +213,7 @@ def _wgmma(kernel: str, weights: str, activation: str, rows: int) -> Instance:
         ),
         function=re.escape(
             "marlin_wgmma_kernel<kernelpkg::gates::marlin_wgmma, kernelpkg::marlin::WgmmaTile<"
-            f"(kernelpkg::DType){_ENUM[activation]}, (kernelpkg::WeightFormat){_FORMAT_ENUM[weights]}, "
+            f"(kernelpkg::DType){_ENUM[activation]}, (kernelpkg::WeightFormat){FORMAT_NUMBERS[weights]}, "
             f"{rows}>"
         ),
         cost_seconds=12.0,

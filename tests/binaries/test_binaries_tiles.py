@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+
 from kernelpkg.arch import Capability
 from kernelpkg.arch.devices import shared_memory_optin
 from kernelpkg.binaries.tiles import blocks_per_multiprocessor, tile_rows
-from kernelpkg.build.instances_marlin import instances
+from kernelpkg.build.catalogue import csrc_folder
+from kernelpkg.build.instances_marlin import instances, wgmma_stages
+from kernelpkg.build.toolchain import find_toolchain
 
 
 def test_the_scarcest_of_three_decides():
@@ -24,6 +28,28 @@ def test_every_tile_fits_the_smallest_device_it_is_admitted_to():
     for one in instances():
         if one.shared_memory is not None:
             assert one.shared_memory <= shared_memory_optin(Capability(12, 0)), one.name
+
+
+def test_wgmma_tiles_need_what_the_header_counts(tmp_path):
+    formats = ("kE4M3", "kU4", "kU8B128", "kNvfp4", "kMxfp4")
+    tiles = [(name, rows) for name in formats for rows in (64, 128)]
+    lines = "".join(
+        f"using T{i} = WgmmaTile<DType::kBFloat16, WeightFormat::{name}, {rows}>;"
+        f'std::printf("%d %d %d %d\\n", T{i}::kStages, T{i}::kStageK, T{i}::kThreads, T{i}::kSharedBytes);\n'
+        for i, (name, rows) in enumerate(tiles)
+    )
+    source = tmp_path / "tiles.cpp"
+    source.write_text(
+        '#include <cstdio>\n#include "marlin/wgmma_tile.h"\nusing namespace kernelpkg;\n'
+        f"using namespace kernelpkg::marlin;\nint main() {{\n{lines}}}\n"
+    )
+    toolchain = find_toolchain()
+    folders = [f"-I{csrc_folder()}", "-isystem", str(toolchain.cuda_include)]
+    command = [str(toolchain.cxx), "-std=c++17", *folders, str(source), "-o", "tiles"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    printed = subprocess.run([tmp_path / "tiles"], capture_output=True, text=True, check=True).stdout
+    counted = [tuple(map(int, line.split())) for line in printed.splitlines()]
+    assert counted == [wgmma_stages(name, rows) for name, rows in tiles]
 
 
 def test_rows_are_read_from_the_functions():
