@@ -51,10 +51,14 @@ def kernels_option(names: Iterable[str]) -> Any:
     return typer.Option(help=f"Only these kernels, comma-separated, out of: {', '.join(names)}.")
 
 
-# All that can be asked about, and those that are timed.
+# All that can be asked about, those that are timed, and those that can be tuned.
 Kernels = Annotated[str | None, kernels_option(GATE_OF)]
 TimedKernels = Annotated[str | None, kernels_option(VARIANTS)]
 TunedKernels = Annotated[str | None, kernels_option(TUNABLE)]
+Shapes = Annotated[
+    str | None, typer.Option(help="Only these layers, comma-separated: 8B.gate_up, or KxN as 4096x28672.")
+]
+CudaDevice = Annotated[str, typer.Option(help="cuda:N.")]
 NOTEBOOKS = ("01_capability", "02_build", "03_correctness", "04_speed")
 
 
@@ -332,12 +336,10 @@ def check(
 @app.command()
 def bench(
     kernel: TimedKernels = None,
-    shape: Annotated[
-        str | None, typer.Option(help="Only these layers, comma-separated: 8B.gate_up, or KxN as 4096x28672.")
-    ] = None,
+    shape: Shapes = None,
     m: Annotated[str | None, typer.Option(help="Only these numbers of rows, comma-separated: 1,16.")] = None,
     size: Annotated[str, typer.Option(help="tiny, default or full.")] = "default",
-    device: Annotated[str, typer.Option(help="cuda:N.")] = "cuda:0",
+    device: CudaDevice = "cuda:0",
     peer_library: Annotated[
         list[Path] | None,
         typer.Option(
@@ -382,13 +384,11 @@ def bench(
 @app.command()
 def tune(
     kernel: TunedKernels = None,
-    shape: Annotated[
-        str | None, typer.Option(help="Only these layers, comma-separated: 8B.gate_up, or KxN as 4096x28672.")
-    ] = None,
+    shape: Shapes = None,
     m: Annotated[
         str | None, typer.Option(help="These numbers of rows, comma-separated; default 1,16,64,256.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cuda:N.")] = "cuda:0",
+    device: CudaDevice = "cuda:0",
     to: Annotated[
         Path | None, typer.Option("--out", help="The file; default: the one ops.use_tuning() reads.")
     ] = None,
@@ -417,9 +417,7 @@ def use_tuning(device: str) -> None:
     from kernelpkg.bench import machine
 
     machine.require_cuda(device)
-    import torch
-
-    count = ops.use_tuning(device=torch.device(device).index or 0)
+    count = ops.use_tuning(device=machine.index_of(device))
     err.print(f"{count} tuned choices in use", markup=False)
 
 

@@ -35,15 +35,22 @@ def require_cuda(device: str) -> None:
     if not torch.cuda.is_available():
         message = arch.detect().message or "torch sees no CUDA device here."
         raise NothingRan(f"{message} {advice}")
-    if (where.index or 0) >= torch.cuda.device_count():
+    if index_of(device) >= torch.cuda.device_count():
         raise NothingRan(f"{device} is not here: torch sees {torch.cuda.device_count()} device(s). {advice}")
+
+
+def index_of(device: str) -> int:
+    """The number of a CUDA device: 1 for 'cuda:1', 0 for 'cuda'."""
+    import torch
+
+    return torch.device(device).index or 0
 
 
 def describe(device: str) -> dict[str, Any]:
     """Facts about the machine and one CUDA device; what cannot be known is None. No host or user names."""
     import torch
 
-    index = torch.device(device).index or 0
+    index = index_of(device)
     properties = torch.cuda.get_device_properties(index)
     major, minor = torch.cuda.get_device_capability(index)
     found = detected(index)

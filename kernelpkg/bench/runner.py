@@ -113,6 +113,14 @@ def is_cancelled(cancel: Any) -> Callable[[], bool]:
     return cancel.is_set if hasattr(cancel, "is_set") else cancel
 
 
+def not_built(kernel: str, capability: Any) -> str | None:
+    """Why the loaded library cannot run a kernel on a capability; None where it can."""
+    from kernelpkg import ops
+
+    answer = ops.supports(kernel, capability)
+    return None if answer else f"{kernel} is not in the library: {answer.reason}"
+
+
 def choose(
     kernels: Iterable[str] | None, capability: Any, built: Callable[[str], str | None]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -202,7 +210,6 @@ class _Run:
         from kernelpkg.bench import clocks, contenders, operands, timing, vllm_ops
 
         ops.load()
-        self.ops = ops
         self.started = time.monotonic()
         self.limits = limits
         self.device = device
@@ -212,7 +219,7 @@ class _Run:
         self.facts = machines.describe(device)
         self.capability = Capability.parse(self.facts["capability"])
         self.clock = timing.CudaClock(device)
-        self.sampler = clocks.open_sampler(self.facts.pop("uuid"), _index(device))
+        self.sampler = clocks.open_sampler(self.facts.pop("uuid"), machines.index_of(device))
         vllm = vllm_ops.load(peer_libraries)
         self.peers = contenders.available(self.capability, vllm.peers)
         self.report = BenchReport(
@@ -258,8 +265,7 @@ class _Run:
         return report
 
     def _missing(self, kernel: str) -> str | None:
-        answer = self.ops.supports(kernel, self.capability)
-        return None if answer else f"{kernel} is not in the library: {answer.reason}"
+        return not_built(kernel, self.capability)
 
     def _with_evidence(self, points: list[Point]) -> list[Point]:
         shown = tuple((name, VARIANTS[name][0]) for name in SHOWN_EVIDENCE if not self._missing(name))
@@ -351,11 +357,6 @@ def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None
                 notes=list(details.get("notes", [])),
             )
     return None
-
-
-def _index(device: str) -> int:
-    _, _, number = device.partition(":")
-    return int(number) if number.isdigit() else 0
 
 
 def _clock_range(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

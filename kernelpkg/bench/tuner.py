@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kernelpkg.bench import machine as machines
 from kernelpkg.bench.runner import choose as choose_kernels
-from kernelpkg.bench.runner import is_cancelled
+from kernelpkg.bench.runner import is_cancelled, not_built
 from kernelpkg.bench.shapes import (
     SIZES,
     TUNABLE,
@@ -80,9 +81,8 @@ def tune(
     names = DEFAULT_KERNELS if kernels is None else tuple(kernels)
     if wrong := [name for name in names if name not in TUNABLE]:
         raise UsageError(f"kernel is {wrong[0]!r}; those that can be tuned: {', '.join(TUNABLE)}.")
-    limits = SIZES["full"]
     rows = tuple(ms or DEFAULT_ROWS)
-    plan(names, limits, shapes, rows)
+    plan(names, SIZES["full"], shapes, rows)  # refuses wrong names before a device is touched
     machines.require_cuda(device)
     import torch
 
@@ -99,47 +99,37 @@ class _Tuner:
         path: Path | None,
         seed: int,
     ):
-        import torch
-
         from kernelpkg import ops
+        from kernelpkg.arch import Capability
         from kernelpkg.bench import clocks, timing
         from kernelpkg.ops import tuning
 
         ops.load()
-        self.ops, self.tuning = ops, tuning
+        self.tuning = tuning
         self.cancelled, self.on_row, self.seed = cancelled, on_row or (lambda row: None), seed
         self.device = device
-        self.index = torch.device(device).index or 0
+        self.index = machines.index_of(device)
         facts = machines.describe(device)
         self.clock = timing.CudaClock(device)
         self.sampler = clocks.open_sampler(facts.pop("uuid"), self.index)
         self.l2_bytes = facts["l2_bytes"]
-        self.capability = facts["capability"]
-        properties = torch.cuda.get_device_properties(self.index)
-        self.here = {
-            "name": properties.name,
-            "multiprocessors": properties.multi_processor_count,
-            "capability": str(self.capability),
-        }
+        self.capability = Capability.parse(facts["capability"])
+        self.here = {name: facts[name] for name in ("name", "multiprocessors", "capability")}
         self.path = path or tuning.tuning_path(self.here["name"], self.here["multiprocessors"])
         self.report = TuneReport(machine=facts, path=self.path)
 
     def run(self, kernels: Sequence[str], shapes: Sequence[str] | None, ms: Sequence[int]) -> TuneReport:
         import torch
 
-        from kernelpkg.arch import Capability
         from kernelpkg.bench.operands import Layer
 
-        def missing(kernel: str) -> str | None:
-            answer = self.ops.supports(kernel, self.capability)
-            return None if answer else f"{kernel} is not in the library: {answer.reason}"
-
         report = self.report
-        chosen, report.gated_out = choose_kernels(kernels, Capability.parse(self.capability), missing)
+        built = partial(not_built, capability=self.capability)
+        chosen, report.gated_out = choose_kernels(kernels, self.capability, built)
         if not chosen:
             raise NothingRan(f"No kernel can be tuned here: {'; '.join(report.gated_out)}.")
         layer = None
-        for point in plan(chosen, SIZES["full"], shapes, ms, True):
+        for point in plan(chosen, SIZES["full"], shapes, ms):
             if layer is None or layer.shape != point.shape:
                 layer = None
                 torch.cuda.empty_cache()

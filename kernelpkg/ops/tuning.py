@@ -18,9 +18,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kernelpkg.build.manifest import write_atomically
 from kernelpkg.errors import UsageError
 
 ENVIRONMENT = "KERNELPKG_TUNING"
@@ -133,19 +135,16 @@ def save_tuning(path: Path, device: Mapping[str, Any], entries: Iterable[tuple[C
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name the file of a tuning")
-    kept: dict[tuple[Any, ...], tuple[Call, Choice]] = {}
+    build = _build()
+    kept: dict[Call, tuple[Call, Choice]] = {}
     if path.is_file():
-        there, build, known = _read(path)
-        if build == _build() and _who(there) == _who(device):
+        there, other, known = _read(path)
+        if other == build and _who(there) == _who(device):
             kept = {_key(call): (call, choice) for call, choice in known}
-    for call, choice in entries:
-        kept[_key(call)] = (call, choice)
+    kept |= {_key(call): (call, choice) for call, choice in entries}
     choices = [{"call": asdict(call), "choice": asdict(choice)} for call, choice in kept.values()]
-    text = {"schema": SCHEMA, "device": dict(device), "build": _build(), "choices": choices}
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, {"schema": SCHEMA, "device": dict(device), "build": build, "choices": choices})
     return path
 
 
@@ -237,6 +236,7 @@ def _build() -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()
 
 
+@cache
 def _library() -> ctypes.CDLL:
     from kernelpkg.ops.load import load
 
