@@ -19,6 +19,12 @@ __device__ __forceinline__ void copy_async_16(uint32_t destination, const void* 
       : "memory");
 }
 
+// 4 bytes, both addresses on 4 bytes.
+__device__ __forceinline__ void copy_async_4(uint32_t destination, const void* source) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(destination), "l"(source)
+               : "memory");
+}
+
 // Lets a following kernel that was launched with programmatic stream serialisation be scheduled
 // while this one runs.
 __device__ __forceinline__ void allow_dependent_launch() {

@@ -4,7 +4,7 @@
 
 namespace kernelpkg {
 
-enum class DType { kFloat16, kBFloat16, kFloat8E4M3, kFloat32 };
+enum class DType { kFloat16, kBFloat16, kFloat8E4M3, kFloat32, kFloat8E5M2 };
 
 // What a weight's bits mean, apart from its scales. The numbers are those of the operators'
 // `weight_format` argument.
@@ -19,7 +19,7 @@ enum class WeightFormat {
 constexpr int kWeightFormats = 6;
 
 constexpr int size_of(DType type) {
-  return type == DType::kFloat8E4M3 ? 1 : type == DType::kFloat32 ? 4 : 2;
+  return type == DType::kFloat8E4M3 || type == DType::kFloat8E5M2 ? 1 : type == DType::kFloat32 ? 4 : 2;
 }
 
 constexpr int bits_of(WeightFormat format) {
@@ -32,6 +32,7 @@ constexpr const char* name_of(DType type) {
     case DType::kBFloat16: return "bfloat16";
     case DType::kFloat8E4M3: return "float8_e4m3fn";
     case DType::kFloat32: return "float32";
+    case DType::kFloat8E5M2: return "float8_e5m2";
   }
   return "unknown";
 }

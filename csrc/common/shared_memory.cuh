@@ -39,6 +39,10 @@ __device__ __forceinline__ uint32_t load_shared_2(uint32_t address) {
   return value;
 }
 
+__device__ __forceinline__ void store_shared_4(uint32_t address, uint32_t value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
 __device__ __forceinline__ void store_shared_16(uint32_t address, float4 value) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x),
                "f"(value.y), "f"(value.z), "f"(value.w)

@@ -11,16 +11,6 @@
 namespace kernelpkg::marlin {
 namespace {
 
-// Loading a kernel's code at its first use would invalidate a strict stream capture of this thread.
-class RelaxedCapture {
- public:
-  RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
-
 Status read_facts(int device, DeviceFacts* facts) {
   const struct {
     cudaDeviceAttr attribute;
@@ -43,28 +33,6 @@ Status read_facts(int device, DeviceFacts* facts) {
 }
 
 }  // namespace
-
-Status cuda_failure(const std::string& what, int error) {
-  cudaGetLastError();  // leave no error behind for the next caller to find
-  return Status::error(what + ": " + cudaGetErrorString(static_cast<cudaError_t>(error)) + ".");
-}
-
-CurrentDevice::CurrentDevice(int device) {
-  int current = -1;
-  cudaError_t error = cudaGetDevice(&current);
-  if (error == cudaSuccess && current != device) {
-    error = cudaSetDevice(device);
-    if (error == cudaSuccess) previous_ = current;
-  }
-  if (error != cudaSuccess) {
-    status_ =
-        cuda_failure("marlin: device " + std::to_string(device) + " cannot be made current", error);
-  }
-}
-
-CurrentDevice::~CurrentDevice() {
-  if (previous_ >= 0) cudaSetDevice(previous_);
-}
 
 Status device_facts(int device, DeviceFacts* facts) {
   static std::mutex mutex;

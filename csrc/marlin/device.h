@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstddef>
-#include <string>
 
+#include "common/device.h"
 #include "common/status.h"
 
 namespace kernelpkg::marlin {
@@ -22,22 +22,5 @@ Status device_facts(int device, DeviceFacts* facts);
 // refuses, in a sentence, what cannot run there.
 Status prepare(const void* kernel, int threads, size_t shared_bytes, int device,
                const DeviceFacts& facts);
-
-// Makes `device` current for a scope, as launches on its streams need.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int device);
-  ~CurrentDevice();
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-  const Status& status() const { return status_; }
-
- private:
-  int previous_ = -1;
-  Status status_;
-};
-
-// "WHAT: the runtime's words."
-Status cuda_failure(const std::string& what, int error);
 
 }  // namespace kernelpkg::marlin

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/launch.h"
+#include "common/tensor_map.h"
 #include "kernelpkg_gates.h"
 #include "marlin/checks.h"
 #include "marlin/helpers.h"
@@ -42,46 +43,8 @@ bool serves(const WgmmaInstance& one, const MarlinArgs& args) {
   return one.act == args.a_type && one.format == wgmma_format(args.b_format);
 }
 
-// The driver's encoder. The driver library is not linked: a machine without one loads this library.
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-EncodeTiled encode_tiled() {
-  static const EncodeTiled found = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry,
-                                                               12000, cudaEnableDefault, &result);
-    const bool ok = error == cudaSuccess && result == cudaDriverEntryPointSuccess;
-    return ok ? reinterpret_cast<EncodeTiled>(entry) : nullptr;
-  }();
-  return found;
-}
-
-// A tensor whose extents, box and strides run from the innermost dimension outwards.
-struct Tensor {
-  CUtensorMapDataType type;
-  const void* base;
-  std::vector<cuuint64_t> extents;
-  std::vector<cuuint64_t> strides;  // bytes, of all dimensions but the innermost
-  std::vector<cuuint32_t> box;
-  CUtensorMapSwizzle swizzle;
-};
-
-Status encode(const char* what, const Tensor& tensor, CUtensorMap* map) {
-  const EncodeTiled encode_tensor = encode_tiled();
-  if (encode_tensor == nullptr) {
-    return Status::error(
-        "marlin_gemm: the driver has no cuTensorMapEncodeTiled; update it to one for CUDA 12 or "
-        "later.");
-  }
-  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  const CUresult result =
-      encode_tensor(map, tensor.type, static_cast<cuuint32_t>(tensor.extents.size()),
-                    const_cast<void*>(tensor.base), tensor.extents.data(), tensor.strides.data(),
-                    tensor.box.data(), steps, CU_TENSOR_MAP_INTERLEAVE_NONE, tensor.swizzle,
-                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result == CUDA_SUCCESS) return {};
-  return Status::error(std::string("marlin_gemm: the driver refused the tensor map of ") + what +
-                       " (error " + std::to_string(static_cast<int>(result)) + ").");
+Status encode(const char* what, const TensorMapSpec& tensor, CUtensorMap* map) {
+  return encode_tensor_map("marlin_gemm", what, tensor, map);
 }
 
 Status make_maps(const MarlinArgs& args, const WgmmaInstance& one, WgmmaMaps* maps) {

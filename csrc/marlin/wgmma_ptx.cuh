@@ -1,26 +1,17 @@
-// The instructions that only the wgmma kernel needs: tensor copies, register hand-over, warpgroup
-// MMA.
+// The instructions that only Marlin's wgmma kernel needs beside those of common/hopper.cuh: copies
+// of its five-dimensional weights, and the warpgroup MMA with its first operand in registers.
 #pragma once
-
-#include <cuda.h>
 
 #include <cstdint>
 
 #include "common/dtypes.h"
+#include "common/hopper.cuh"
 
 namespace kernelpkg::marlin::ptx {
 
-// The box of `map` whose first element is (x, y); elements outside the tensor arrive as zeros.
-__device__ __forceinline__ void tensor_copy(uint32_t destination, const CUtensorMap& map, int x,
-                                            int y, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%2, %3}], [%4];" ::"r"(destination),
-      "l"(&map), "r"(x), "r"(y), "r"(barrier)
-      : "memory");
-}
+using namespace kernelpkg::ptx;
 
-// The same in five dimensions, of which the first three are taken whole. No policy for L2: ptxas
+// A box in five dimensions, of which the first three are taken whole. No policy for L2: ptxas
 // 13.0 has been seen to take a wrong register for it (common/async_copy.cuh).
 __device__ __forceinline__ void tensor_copy_5d(uint32_t destination, const CUtensorMap& map, int d3,
                                                int d4, uint32_t barrier) {
@@ -31,90 +22,11 @@ __device__ __forceinline__ void tensor_copy_5d(uint32_t destination, const CUten
       : "memory");
 }
 
-// Bring the same boxes into L2; hints without any visible effect.
-__device__ __forceinline__ void tensor_prefetch(const CUtensorMap& map, int x, int y) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(x),
-               "r"(y)
-               : "memory");
-}
+// Brings the same box into L2: a hint without any visible effect.
 __device__ __forceinline__ void tensor_prefetch_5d(const CUtensorMap& map, int d3, int d4) {
   asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %1, %1, %2, %3}];" ::"l"(&map),
                "r"(0), "r"(d3), "r"(d4)
                : "memory");
-}
-
-__device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
-
-template <int kRegisters>
-__device__ __forceinline__ void give_up_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-
-template <int kRegisters>
-__device__ __forceinline__ void take_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-
-__device__ __forceinline__ int cluster_rank() {
-  int rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
-// The two halves of a barrier of all threads of the cluster. What a thread wrote to shared memory
-// before it arrived with kPublish is visible to the others after they waited.
-template <bool kPublish>
-__device__ __forceinline__ void cluster_arrive() {
-  if constexpr (kPublish)
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  else
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void cluster_wait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-// The address in block `rank` of the cluster that corresponds to `address` here.
-__device__ __forceinline__ uint32_t cluster_address(uint32_t address, uint32_t rank) {
-  uint32_t mapped;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address), "r"(rank));
-  return mapped;
-}
-
-__device__ __forceinline__ float4 load_cluster_16(uint32_t address) {
-  float4 value;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
-// Descriptor of a K-major operand of 16-bit elements in rows of 128 bytes with the 128-byte
-// swizzle, as the tensor copy writes it: eight rows are 1,024 bytes, the next eight follow.
-// `address` is that of the first row (on 1,024 bytes), plus 32 bytes per 16 elements of K.
-__device__ __forceinline__ uint64_t swizzled_operand(uint32_t address) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  constexpr uint64_t kEightRows = uint64_t{1024 >> 4} << 32;
-  return kSwizzle128 | kEightRows | ((address & 0x3ffffu) >> 4);
-}
-
-// Orders this thread's register writes before the warpgroup's next MMA.
-__device__ __forceinline__ void mma_fence() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void mma_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-// Waits until at most kPending committed groups are still under way.
-template <int kPending>
-__device__ __forceinline__ void mma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
 // acc[64 x kN] += a[64 x 16] b[16 x kN]: `a` from registers, `b` (K-major, kN rows) from shared
