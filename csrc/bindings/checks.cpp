@@ -2,170 +2,27 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
-#include <sstream>
-#include <stdexcept>
 
+#include "bindings/check_parts.h"
 #include "marlin/checks.h"
 #include "marlin/layout.h"
 
 namespace kernelpkg::bindings {
 namespace {
 
-constexpr int64_t kMaxExtent = std::numeric_limits<int32_t>::max();
-constexpr int64_t kScaledMmTile = 16;  // 16 e4m3 values: one 16-byte copy
-
-std::string name(ScalarType type) {
-  switch (type) {
-    case ScalarType::Half: return "float16";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::Float8_e4m3fn: return "float8_e4m3fn";
-    case ScalarType::Float8_e5m2: return "float8_e5m2";
-    case ScalarType::Float8_e8m0fnu: return "float8_e8m0fnu";
-    case ScalarType::Byte: return "uint8";
-    case ScalarType::Char: return "int8";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    default: return torch::headeronly::toString(type);
-  }
-}
-
-template <class Values>
-std::string list(const Values& values) {
-  std::ostringstream out;
-  out << '[';
-  for (size_t i = 0; i < values.size(); ++i) out << (i ? ", " : "") << values[i];
-  out << ']';
-  return out.str();
-}
-
-// "a is float32 [4, 128]"
-std::string given(const char* what, const Tensor& tensor) {
-  return std::string(what) + " is " + name(tensor.scalar_type()) + " " + list(tensor.sizes());
-}
-
-template <class... Parts>
-[[noreturn]] void refuse_parts(const char* op, const Parts&... parts) {
-  std::ostringstream out;
-  out << op << ": ";
-  (out << ... << parts);
-  refuse(out.str());
-}
-
-std::string device_name(const Tensor& tensor) {
-  if (tensor.is_cpu()) return "cpu";
-  return (tensor.is_cuda() ? "cuda:" : "device ") + std::to_string(tensor.get_device_index());
-}
-
-void check_device(const char* op, const char* what, const Tensor& tensor, const Tensor& a,
-                  const char* first) {
-  if (tensor.is_cuda() == a.is_cuda() && tensor.is_cpu() == a.is_cpu() &&
-      tensor.get_device_index() == a.get_device_index()) {
-    return;
-  }
-  refuse_parts(op, what, " is on ", device_name(tensor), " and ", first, " on ", device_name(a),
-               "; all tensors must be on one device, move them with .to()");
-}
-
-void check_contiguous(const char* op, const char* what, const Tensor& tensor) {
-  if (tensor.is_contiguous()) return;
-  refuse_parts(op, given(what, tensor), " with strides ", list(tensor.strides()),
-               "; it must be contiguous, call .contiguous() on it");
-}
-
-void check_pointer(const char* op, const char* what, const Tensor& tensor) {
-  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
-  if (tensor.numel() == 0 || address % kAlignment == 0) return;
-  refuse_parts(op, what, " starts ", address % kAlignment,
-               " bytes past a 16-byte boundary; its first element must be aligned to 16 bytes, use a slice "
-               "that starts there or a .clone()");
-}
-
-void check_extent(const char* op, const char* what, int64_t value, int64_t multiple) {
-  if (value > 0 && value <= kMaxExtent && value % multiple == 0) return;
-  refuse_parts(op, what, " is ", value, "; it must be a positive multiple of ", multiple, " below 2^31",
-               value > 0 && value <= kMaxExtent ? ", pad the weight with zeros" : "");
-}
-
-// Row stride of a row-major operand with rows anywhere, in elements.
-int64_t check_row_major(const char* op, const Tensor& a, int64_t columns) {
-  const int64_t rows = a.size(0);
-  if (rows > kMaxExtent) refuse_parts(op, given("a", a), "; it may have at most 2^31 - 1 rows, split the call");
-  if (rows > 0 && columns > 1 && a.stride(1) != 1) {
-    refuse_parts(op, given("a", a), " with strides ", list(a.strides()),
-                 "; the last stride must be 1 (row-major), call .contiguous() on it");
-  }
-  // The stride of a single row is never used, and views give it arbitrary values.
-  return rows > 1 ? a.stride(0) : columns;
-}
-
-// The same, with every row on a 16-byte boundary.
-int64_t check_rows(const char* op, const Tensor& a, int64_t columns) {
-  const int64_t bytes = static_cast<int64_t>(a.element_size());
-  const int64_t stride = check_row_major(op, a, columns);
-  if (stride < columns || stride * bytes % kAlignment != 0) {
-    refuse_parts(op, given("a", a), " with strides ", list(a.strides()), "; rows must lie a multiple of ",
-                 kAlignment / bytes, " elements (16 bytes) apart and not overlap, call .contiguous() on it");
-  }
-  check_pointer(op, "a", a);
-  return stride;
-}
-
-const void* check_bias(const char* op, const OptionalTensor& bias, const Tensor& a, int64_t size_n,
-                       ScalarType out) {
-  if (!bias.has_value()) return nullptr;
-  if (bias->scalar_type() != out || bias->dim() != 1 || bias->size(0) != size_n) {
-    refuse_parts(op, given("bias", *bias), "; it must be ", name(out), " [", size_n,
-                 "], the output's dtype and one value per column");
-  }
-  check_device(op, "bias", *bias, a, "a");
-  check_contiguous(op, "bias", *bias);
-  check_pointer(op, "bias", *bias);
-  return bias->const_data_ptr();
-}
-
 WeightFormat check_format(const char* op, int64_t weight_format) {
   if (weight_format >= 0 && weight_format < kWeightFormats) return static_cast<WeightFormat>(weight_format);
   refuse_parts(op, "weight_format is ", weight_format, "; it must be ", marlin::format_list());
 }
 
-// The logical N or K of a packed weight.
-void check_size(const char* op, const char* what, int64_t value) {
-  if (value >= 1 && value <= marlin::kMaxExtent) return;
-  refuse_parts(op, what, " is ", value, "; it must be from 1 to ", marlin::kMaxExtent);
-}
-
-DType dtype_of(ScalarType type) {
-  if (type == ScalarType::Half) return DType::kFloat16;
-  if (type == ScalarType::BFloat16) return DType::kBFloat16;
-  return DType::kFloat8E4M3;
-}
-
-bool is_16bit(ScalarType type) { return type == ScalarType::Half || type == ScalarType::BFloat16; }
-
-// A scale of scaled_mm: fp32, one value or `count` of them, contiguous. True where there are `count`.
-bool check_scale(const char* op, const char* what, const Tensor& scale, const Tensor& a, int64_t count,
-                 const char* many) {
-  if (scale.scalar_type() != ScalarType::Float || (scale.numel() != 1 && scale.numel() != count)) {
-    refuse_parts(op, given(what, scale), "; it must be float32 with one value or one per ", many, " (",
-                 count, ")");
-  }
-  check_device(op, what, scale, a, "a");
-  check_contiguous(op, what, scale);
-  return scale.numel() != 1;
-}
-
 }  // namespace
-
-void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
 ScalarType scalar_type(DType type) {
   switch (type) {
     case DType::kFloat16: return ScalarType::Half;
     case DType::kBFloat16: return ScalarType::BFloat16;
     case DType::kFloat8E4M3: return ScalarType::Float8_e4m3fn;
+    case DType::kFloat8E5M2: return ScalarType::Float8_e5m2;
     default: return ScalarType::Float;
   }
 }
@@ -198,8 +55,8 @@ MarlinArgs check_marlin_gemm(const char* op, const Tensor& a, const Tensor& b_pa
     refuse_parts(op, "a is float8_e4m3fn and the weight ", name_of(format),
                  "; FP8 activations go with u4b8, u4, mxfp4 and e4m3 weights, use 16-bit activations");
   }
-  check_size(op, "size_n", size_n);
-  check_size(op, "size_k", size_k);
+  check_size(op, "size_n", size_n, marlin::kMaxExtent);
+  check_size(op, "size_k", size_k, marlin::kMaxExtent);
   if (!marlin::takes_group(format, group_size)) {
     refuse_parts(op, "group_size is ", group_size, "; it must be ", marlin::group_list(format), " for ",
                  name_of(format), " weights, quantise the weight with one of these");
@@ -310,8 +167,8 @@ WeightFormat check_marlin_repack(const Tensor& weight, int64_t weight_format, in
                                  int64_t size_n) {
   const char* op = "marlin_repack";
   const WeightFormat format = check_format(op, weight_format);
-  check_size(op, "size_n", size_n);
-  check_size(op, "size_k", size_k);
+  check_size(op, "size_n", size_n, marlin::kMaxExtent);
+  check_size(op, "size_k", size_k, marlin::kMaxExtent);
   const ScalarType type = weight.scalar_type();
   const bool four = bits_of(format) == 4, e4m3 = format == WeightFormat::kE4M3;
   const bool type_holds = four ? type == ScalarType::Int
@@ -326,49 +183,6 @@ WeightFormat check_marlin_repack(const Tensor& weight, int64_t weight_format, in
   check_contiguous(op, "weight", weight);
   check_pointer(op, "weight", weight);
   return format;
-}
-
-ScaledMmArgs check_scaled_mm(const char* op, const Tensor& a, const Tensor& b, const Tensor& a_scales,
-                             const Tensor& b_scales, const OptionalTensor& bias, ScalarType out_dtype) {
-  ScaledMmArgs args{};
-  if (a.scalar_type() != ScalarType::Float8_e4m3fn || b.scalar_type() != ScalarType::Float8_e4m3fn) {
-    refuse_parts(op, "a is ", name(a.scalar_type()), " and b ", name(b.scalar_type()),
-                 "; both must be float8_e4m3fn, quantise them first");
-  }
-  if (!is_16bit(out_dtype)) {
-    refuse_parts(op, "out_dtype is ", name(out_dtype), "; it must be bfloat16 or float16");
-  }
-  if (a.dim() != 2 || b.dim() != 2 || a.size(1) != b.size(0)) {
-    refuse_parts(op, "a is ", list(a.sizes()), " and b ", list(b.sizes()),
-                 "; they must be [M, K] and [K, N] with one K");
-  }
-  const int64_t n = b.size(1);
-  const int64_t k = b.size(0);
-  check_extent(op, "K", k, kScaledMmTile);
-  check_extent(op, "N", n, kScaledMmTile);
-  args.lda = check_rows(op, a, k);
-  if (b.stride(0) != 1 || b.stride(1) < k || b.stride(1) % kScaledMmTile != 0) {
-    refuse_parts(op, "b is ", list(b.sizes()), " with strides ", list(b.strides()),
-                 "; it must be column-major, strides [1, s] with s a multiple of ", kScaledMmTile,
-                 " from K, use b.t().contiguous().t()");
-  }
-  check_device(op, "b", b, a, "a");
-  check_pointer(op, "b", b);
-  args.a_scale_per_token = check_scale(op, "a_scales", a_scales, a, a.size(0), "row of a");
-  args.b_scale_per_channel = check_scale(op, "b_scales", b_scales, a, n, "column of b");
-  args.bias = check_bias(op, bias, a, n, out_dtype);
-
-  args.a = a.const_data_ptr();
-  args.b = b.const_data_ptr();
-  args.ldb = b.stride(1);
-  args.a_scales = static_cast<const float*>(a_scales.const_data_ptr());
-  args.b_scales = static_cast<const float*>(b_scales.const_data_ptr());
-  args.ldc = n;
-  args.c_type = dtype_of(out_dtype);
-  args.m = static_cast<int>(a.size(0));
-  args.n = static_cast<int>(n);
-  args.k = static_cast<int>(k);
-  return args;
 }
 
 }  // namespace kernelpkg::bindings

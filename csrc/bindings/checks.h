@@ -45,10 +45,6 @@ bool rows_need_copy(const MarlinArgs& args);
 WeightFormat check_marlin_repack(const Tensor& weight, int64_t weight_format, int64_t size_k,
                                  int64_t size_n);
 
-// As check_marlin_gemm, for scaled_mm.
-ScaledMmArgs check_scaled_mm(const char* op, const Tensor& a, const Tensor& b, const Tensor& a_scales,
-                             const Tensor& b_scales, const OptionalTensor& bias, ScalarType out_dtype);
-
 // torch's dtype for the output of these arguments.
 ScalarType scalar_type(DType type);
 

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "bindings/cpu_reference.h"
+#include "bindings/scaled_mm_checks.h"
 
 namespace kernelpkg::bindings {
 
@@ -33,8 +34,9 @@ Tensor marlin_repack_cpu_op(const Tensor& weight, int64_t weight_format, int64_t
 }
 
 Tensor scaled_mm_cpu(const Tensor& a, const Tensor& b, const Tensor& a_scales, const Tensor& b_scales,
-                     OptionalTensor bias, ScalarType out_dtype) {
-  ScaledMmArgs args = check_scaled_mm("cutlass_scaled_mm", a, b, a_scales, b_scales, bias, out_dtype);
+                     OptionalTensor bias, ScalarType out_dtype, int64_t configuration) {
+  ScaledMmArgs args = check_scaled_mm("cutlass_scaled_mm", a, b, a_scales, b_scales, bias, out_dtype,
+                                      configuration);
   Tensor c = torch::stable::new_empty(a, {args.m, args.n}, out_dtype);
   args.c = c.mutable_data_ptr();
   scaled_mm_reference(args);

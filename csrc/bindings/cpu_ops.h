@@ -11,6 +11,6 @@ Tensor marlin_gemm_cpu(const Tensor& a, const Tensor& b_packed, const Tensor& b_
                        double output_scale);
 Tensor marlin_repack_cpu_op(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n);
 Tensor scaled_mm_cpu(const Tensor& a, const Tensor& b, const Tensor& a_scales, const Tensor& b_scales,
-                     OptionalTensor bias, ScalarType out_dtype);
+                     OptionalTensor bias, ScalarType out_dtype, int64_t configuration);
 
 }  // namespace kernelpkg::bindings

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Float8_e4m3fn.h>
+#include <torch/headeronly/util/Float8_e5m2.h>
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
@@ -19,22 +20,24 @@ namespace {
 constexpr int kColumns = 64;    // columns a task works on: a strip of Marlin weights, four cache lines a row
 constexpr int kFloatSum = 128;  // values summed in float32 before they are added in float64
 
-const std::array<float, 256>& e4m3_values() {
+template <class Float8>
+const std::array<float, 256>& values_of() {
   static const std::array<float, 256> values = [] {
     std::array<float, 256> table{};
-    for (int i = 0; i < 256; ++i) {
-      table[i] = c10::Float8_e4m3fn(static_cast<uint8_t>(i), c10::Float8_e4m3fn::from_bits());
-    }
+    for (int i = 0; i < 256; ++i) table[i] = Float8(static_cast<uint8_t>(i), Float8::from_bits());
     return table;
   }();
   return values;
 }
+
+const std::array<float, 256>& e4m3_values() { return values_of<c10::Float8_e4m3fn>(); }
 
 float load(const void* data, DType type, int64_t index) {
   switch (type) {
     case DType::kFloat16: return static_cast<const c10::Half*>(data)[index];
     case DType::kBFloat16: return static_cast<const c10::BFloat16*>(data)[index];
     case DType::kFloat8E4M3: return e4m3_values()[static_cast<const uint8_t*>(data)[index]];
+    case DType::kFloat8E5M2: return values_of<c10::Float8_e5m2>()[static_cast<const uint8_t*>(data)[index]];
     default: return static_cast<const float*>(data)[index];
   }
 }
@@ -48,9 +51,11 @@ void store(void* data, DType type, int64_t index, double value) {
 }
 
 // The product of the rows of `a` (float, leading dimension k) with one block of weights [k, kColumns]:
-// finish(row, sums) receives kColumns sums in float64.
-template <class Finish>
-void multiply_block(const float* a, int m, int k, const float* weights, const Finish& finish) {
+// finish(row, sums) receives kColumns sums in float64. factor(row, part) is what the sums over the values
+// from part * kFloatSum on are multiplied by.
+template <class Factor, class Finish>
+void multiply_block(const float* a, int m, int k, const float* weights, const Factor& factor,
+                    const Finish& finish) {
   for (int row = 0; row < m; ++row) {
     double sums[kColumns] = {};
     for (int begin = 0; begin < k; begin += kFloatSum) {
@@ -61,7 +66,8 @@ void multiply_block(const float* a, int m, int k, const float* weights, const Fi
         const float* line = weights + static_cast<int64_t>(i) * kColumns;
         for (int j = 0; j < kColumns; ++j) part[j] += value * line[j];
       }
-      for (int j = 0; j < kColumns; ++j) sums[j] += part[j];
+      const double scale = factor(row, begin / kFloatSum);
+      for (int j = 0; j < kColumns; ++j) sums[j] += scale * part[j];
     }
     finish(row, sums);
   }
@@ -138,7 +144,8 @@ void marlin_gemm_reference(const MarlinArgs& args) {
       dequantise_strip(args, strip, weights.data());
       const int64_t n0 = strip * kColumns;
       const int columns = static_cast<int>(std::min<int64_t>(kColumns, args.n - n0));
-      multiply_block(a.data(), args.m, args.k, weights.data(), [&](int row, const double* sums) {
+      const auto whole = [](int, int) { return 1.0; };
+      multiply_block(a.data(), args.m, args.k, weights.data(), whole, [&](int row, const double* sums) {
         const double factor = static_cast<double>(args.output_scale) * (fp8 ? args.a_scales[row] : 1.0);
         for (int j = 0; j < columns; ++j) {
           const double bias = args.bias ? load(args.bias, args.c_type, n0 + j) : 0.0;
@@ -150,13 +157,14 @@ void marlin_gemm_reference(const MarlinArgs& args) {
 }
 
 void scaled_mm_reference(const ScaledMmArgs& args) {
-  const std::vector<float> a = to_float(args.a, DType::kFloat8E4M3, args.lda, args.m, args.k);
+  static_assert(kFloatSum == kScaleBlock && kScaleBlock % kColumns == 0, "a sum has one pair of scales");
+  const std::vector<float> a = to_float(args.a, args.a_type, args.lda, args.m, args.k);
   const auto* b = static_cast<const uint8_t*>(args.b);
-  const int blocks = (args.n + kColumns - 1) / kColumns;
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+  const int strips = (args.n + kColumns - 1) / kColumns;
+  torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> weights(static_cast<size_t>(args.k) * kColumns);
-    for (int64_t block = begin; block < end; ++block) {
-      const int n0 = static_cast<int>(block) * kColumns;
+    for (int64_t strip = begin; strip < end; ++strip) {
+      const int n0 = static_cast<int>(strip) * kColumns;
       const int columns = std::min(kColumns, args.n - n0);
       for (int j = 0; j < kColumns; ++j) {
         for (int k = 0; k < args.k; ++k) {
@@ -164,12 +172,20 @@ void scaled_mm_reference(const ScaledMmArgs& args) {
               j < columns ? e4m3_values()[b[(n0 + j) * args.ldb + k]] : 0.0f;
         }
       }
-      multiply_block(a.data(), args.m, args.k, weights.data(), [&](int row, const double* sums) {
-        const double a_scale = args.a_scales[args.a_scale_per_token ? row : 0];
+      const auto a_scale = [&](int row, int block) -> double {
+        return args.a_scales[row * args.a_scale_row + block * args.a_scale_block];
+      };
+      const auto b_scale = [&](int column, int block) -> double {
+        return args.b_scales[column * args.b_scale_column + block * args.b_scale_block];
+      };
+      const auto factor = [&](int row, int block) {
+        return args.block_scales ? a_scale(row, block) * b_scale(n0 / kScaleBlock, block) : 1.0;
+      };
+      multiply_block(a.data(), args.m, args.k, weights.data(), factor, [&](int row, const double* sums) {
         for (int j = 0; j < columns; ++j) {
-          const double b_scale = args.b_scales[args.b_scale_per_channel ? n0 + j : 0];
+          const double scale = args.block_scales ? 1.0 : a_scale(row, 0) * b_scale(n0 + j, 0);
           const double bias = args.bias ? load(args.bias, args.c_type, n0 + j) : 0.0;
-          store(args.c, args.c_type, row * args.ldc + n0 + j, a_scale * b_scale * sums[j] + bias);
+          store(args.c, args.c_type, row * args.ldc + n0 + j, scale * sums[j] + bias);
         }
       });
     }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "bindings/scaled_mm_checks.h"
 #include "marlin/choice.h"
 #include "marlin/dispatch.h"
 #include "marlin/layout.h"
@@ -29,6 +30,8 @@ namespace {
 
 // Bytes of widened weight at a time: large enough for full GEMMs, small beside the weights of a model.
 constexpr int64_t kWidenedBytes = int64_t{256} << 20;
+// 16-bit values of scaled_mm's output in 16 bytes.
+constexpr int64_t kOutputColumns = 8;
 
 cudaStream_t current_stream(const char* op, int32_t device) {
   if (aoti_torch_get_current_cuda_stream == nullptr) {
@@ -123,30 +126,69 @@ Tensor run_marlin(const char* op, marlin::Family family, const Tensor& a, const 
   return c;
 }
 
-template <class Bytes, class Run>
-Tensor run_scaled_mm(const char* op, const Tensor& a, const Tensor& b, const Tensor& a_scales,
-                     const Tensor& b_scales, const OptionalTensor& bias, ScalarType out_dtype,
-                     const Bytes& bytes, const Run& run) {
-  ScaledMmArgs args = check_scaled_mm(op, a, b, a_scales, b_scales, bias, out_dtype);
+// `lines` [count, k] of FP8, copied so that each starts on 16 bytes; zeros from k to there.
+Tensor aligned_lines(const Tensor& lines, int64_t k) {
+  const int64_t stride = line_bytes(k);
+  Tensor padded = torch::stable::new_empty(lines, {lines.size(0), stride});
+  Tensor values = torch::stable::narrow(padded, 1, 0, k);
+  torch::stable::copy_(values, lines);
+  if (stride != k) {
+    Tensor tail = torch::stable::narrow(padded, 1, k, stride - k);
+    torch::stable::zero_(tail);
+  }
+  return padded;
+}
+
+// The operands that the kernels of `route` read: those given, or copies of what they cannot read in place,
+// which `args` then names. Kept until the launch: the allocator orders their memory by the stream.
+struct Operands {
+  Tensor a, b;
+};
+
+Operands readable(const Tensor& a, const Tensor& b, ScaledMmRoute route, ScaledMmArgs* args) {
+  Operands held{a, b};
+  const int64_t k = args->k, stride = line_bytes(k);
+  // Zeros in both: what lies beside a view may be NaN, and NaN times zero is no zero.
+  const bool fill = stride != k && scaled_mm_whole_rows(route);
+  if (fill || lines_need_copy(args->a, args->lda, k)) {
+    held.a = aligned_lines(a, k);
+    args->a = held.a.const_data_ptr();
+    args->lda = stride;
+  }
+  if (fill || lines_need_copy(args->b, args->ldb, k)) {
+    held.b = aligned_lines(torch::stable::transpose(b, 0, 1), k);
+    args->b = held.b.const_data_ptr();
+    args->ldb = stride;
+  }
+  if (fill) args->k = static_cast<int>(stride);
+  return held;
+}
+
+// standin: the route whose evidence build runs, none for what ships.
+Tensor run_scaled_mm(const char* op, std::optional<ScaledMmRoute> standin, const Tensor& a, const Tensor& b,
+                     const Tensor& a_scales, const Tensor& b_scales, const OptionalTensor& bias,
+                     ScalarType out_dtype, int64_t configuration) {
+  ScaledMmArgs args =
+      check_scaled_mm(op, a, b, a_scales, b_scales, bias, out_dtype, configuration);
   args.device = a.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(args.device);
   args.stream = current_stream(op, args.device);
-  Tensor c = torch::stable::new_empty(a, {args.m, args.n}, out_dtype);
+  ScaledMmRoute route = standin.value_or(ScaledMmRoute::kSm90);
+  if (!standin.has_value()) check(scaled_mm_route(args.device, &route));
+  const Operands held = readable(a, b, route, &args);
+  // Rows of c start on 16 bytes too: what N leaves of the last ones is cut off afterwards.
+  args.ldc = (args.n + kOutputColumns - 1) / kOutputColumns * kOutputColumns;
+  Tensor c = torch::stable::new_empty(a, {args.m, args.ldc}, out_dtype);
   args.c = c.mutable_data_ptr();
-  args.workspace_bytes = bytes(args);
-  Tensor space = workspace(a, args.workspace_bytes);
-  args.workspace = space.mutable_data_ptr();
-  check(run(args));
-  return c;
-}
-
-Tensor run_standin(const char* op, ScaledMmRoute route, const Tensor& a, const Tensor& b,
-                   const Tensor& a_scales, const Tensor& b_scales, const OptionalTensor& bias,
-                   ScalarType out_dtype) {
-  return run_scaled_mm(
-      op, a, b, a_scales, b_scales, bias, out_dtype,
-      [&](const ScaledMmArgs& args) { return scaled_mm_workspace_bytes(args, route, true); },
-      [&](const ScaledMmArgs& args) { return scaled_mm_standin(args, route); });
+  args.workspace_bytes = scaled_mm_workspace_bytes(args, route, standin.has_value());
+  std::optional<Tensor> space;
+  if (args.workspace_bytes != 0) {
+    space = workspace(a, args.workspace_bytes);
+    args.workspace = space->mutable_data_ptr();
+  }
+  check(standin.has_value() ? scaled_mm_standin(args, route) : scaled_mm(args));
+  if (args.ldc == args.n) return c;
+  return torch::stable::contiguous(torch::stable::narrow(c, 1, 0, args.n));
 }
 
 }  // namespace
@@ -184,27 +226,23 @@ Tensor marlin_repack_cuda(const Tensor& weight, int64_t weight_format, int64_t s
 }
 
 Tensor scaled_mm_cuda(const Tensor& a, const Tensor& b, const Tensor& a_scales, const Tensor& b_scales,
-                      OptionalTensor bias, ScalarType out_dtype) {
-  return run_scaled_mm(
-      "cutlass_scaled_mm", a, b, a_scales, b_scales, bias, out_dtype,
-      [](const ScaledMmArgs& args) -> size_t {
-        ScaledMmRoute route;
-        check(scaled_mm_route(args.device, &route));
-        return scaled_mm_workspace_bytes(args, route);
-      },
-      [](const ScaledMmArgs& args) { return scaled_mm(args); });
+                      OptionalTensor bias, ScalarType out_dtype, int64_t configuration) {
+  return run_scaled_mm("cutlass_scaled_mm", std::nullopt, a, b, a_scales, b_scales, bias, out_dtype,
+                       configuration);
 }
 
 Tensor scaled_mm_sm89_standin_cuda(const Tensor& a, const Tensor& b, const Tensor& a_scales,
-                                   const Tensor& b_scales, OptionalTensor bias, ScalarType out_dtype) {
-  return run_standin("scaled_mm_sm89_standin", ScaledMmRoute::kSm89, a, b, a_scales, b_scales, bias,
-                     out_dtype);
+                                   const Tensor& b_scales, OptionalTensor bias, ScalarType out_dtype,
+                                   int64_t configuration) {
+  return run_scaled_mm("scaled_mm_sm89_standin", ScaledMmRoute::kSm89, a, b, a_scales, b_scales, bias,
+                       out_dtype, configuration);
 }
 
 Tensor scaled_mm_sm120_standin_cuda(const Tensor& a, const Tensor& b, const Tensor& a_scales,
-                                    const Tensor& b_scales, OptionalTensor bias, ScalarType out_dtype) {
-  return run_standin("scaled_mm_sm120_standin", ScaledMmRoute::kSm120, a, b, a_scales, b_scales, bias,
-                     out_dtype);
+                                    const Tensor& b_scales, OptionalTensor bias, ScalarType out_dtype,
+                                    int64_t configuration) {
+  return run_scaled_mm("scaled_mm_sm120_standin", ScaledMmRoute::kSm120, a, b, a_scales, b_scales, bias,
+                       out_dtype, configuration);
 }
 
 }  // namespace kernelpkg::bindings

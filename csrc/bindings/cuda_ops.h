@@ -15,10 +15,12 @@ Tensor marlin_gemm_emulated_cuda(const Tensor& a, const Tensor& b_packed, const 
                                  double output_scale);
 Tensor marlin_repack_cuda(const Tensor& weight, int64_t weight_format, int64_t size_k, int64_t size_n);
 Tensor scaled_mm_cuda(const Tensor& a, const Tensor& b, const Tensor& a_scales, const Tensor& b_scales,
-                      OptionalTensor bias, ScalarType out_dtype);
+                      OptionalTensor bias, ScalarType out_dtype, int64_t configuration);
 Tensor scaled_mm_sm89_standin_cuda(const Tensor& a, const Tensor& b, const Tensor& a_scales,
-                                   const Tensor& b_scales, OptionalTensor bias, ScalarType out_dtype);
+                                   const Tensor& b_scales, OptionalTensor bias, ScalarType out_dtype,
+                                   int64_t configuration);
 Tensor scaled_mm_sm120_standin_cuda(const Tensor& a, const Tensor& b, const Tensor& a_scales,
-                                    const Tensor& b_scales, OptionalTensor bias, ScalarType out_dtype);
+                                    const Tensor& b_scales, OptionalTensor bias, ScalarType out_dtype,
+                                    int64_t configuration);
 
 }  // namespace kernelpkg::bindings

@@ -14,7 +14,7 @@ STABLE_TORCH_LIBRARY(kernelpkg, m) {
   m.def("marlin_repack(Tensor weight, int weight_format, int size_k, int size_n) -> Tensor");
   m.def(
       "cutlass_scaled_mm(Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? bias, "
-      "ScalarType out_dtype) -> Tensor");
+      "ScalarType out_dtype, int configuration=-1) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY(kernelpkg_evidence, m) {
@@ -23,10 +23,10 @@ STABLE_TORCH_LIBRARY(kernelpkg_evidence, m) {
       "Tensor? bias, int weight_format, int size_n, int size_k, int group_size, float output_scale) -> Tensor");
   m.def(
       "scaled_mm_sm89_standin(Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? bias, "
-      "ScalarType out_dtype) -> Tensor");
+      "ScalarType out_dtype, int configuration=-1) -> Tensor");
   m.def(
       "scaled_mm_sm120_standin(Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? bias, "
-      "ScalarType out_dtype) -> Tensor");
+      "ScalarType out_dtype, int configuration=-1) -> Tensor");
 }
 
 namespace kernelpkg::bindings {

@@ -1,4 +1,4 @@
-// What the sm90 and the sm120 kernel share: both are CUTLASS collectives fed by TMA.
+// What the sm90, sm100 and sm120 kernels share: all are CUTLASS collectives fed by TMA.
 #pragma once
 
 #include "cutlass/epilogue/collective/collective_builder.hpp"
@@ -7,10 +7,9 @@
 #include "cutlass/gemm/kernel/tile_scheduler.hpp"
 #include "scaled_mm/epilogue.cuh"
 #include "scaled_mm/kernel.cuh"
+#include "scaled_mm/operands.cuh"
 
 namespace kernelpkg {
-
-using Fp8 = cutlass::float_e4m3_t;
 
 // Leaves the mainloop as the builder made it; the stand-in puts another in its place.
 struct NativeMainloop {
@@ -18,27 +17,81 @@ struct NativeMainloop {
   using Of = Mainloop;
 };
 
+// Where the scales of an operand lie, one per kRows of its rows (or columns) and kScaleBlock values
+// of K: any two strides, so that no caller has to lay them out anew.
+template <int kRows>
+using BlockScaleLayout = cute::Layout<
+    cute::Shape<cute::Shape<cute::Int<kRows>, int32_t>,
+                cute::Shape<cute::Int<kScaleBlock>, int32_t>, int32_t>,
+    cute::Stride<cute::Stride<cute::_0, int64_t>, cute::Stride<cute::_0, int64_t>, int64_t>>;
+
+// pieces: of K, where a GEMM splits it; k is that of one piece.
+template <int kRows>
+BlockScaleLayout<kRows> block_scale_layout(int rows, int k, int64_t row_stride,
+                                           int64_t block_stride, int pieces = 1) {
+  const int count = (rows + kRows - 1) / kRows, blocks = (k + kScaleBlock - 1) / kScaleBlock;
+  return cute::make_layout(
+      cute::make_shape(cute::make_shape(cute::Int<kRows>{}, int32_t{count}),
+                       cute::make_shape(cute::Int<kScaleBlock>{}, int32_t{blocks}),
+                       int32_t{pieces}),
+      cute::make_stride(cute::make_stride(cute::_0{}, row_stride),
+                        cute::make_stride(cute::_0{}, block_stride), blocks * block_stride));
+}
+
+// How tiles follow each other: along which side of c, and how many rows of tiles run together.
+struct Raster {
+  enum class Order { kHeuristic, kAlongM, kAlongN };
+  Order order = Order::kHeuristic;
+  int swizzle = 1;
+};
+
+// What one block computes of a tile: half of its rows where two multiprocessors share each MMA.
+template <class TileShape, class KernelSchedule>
+using BlockTile = decltype(cute::shape_div(
+    TileShape{},
+    cute::conditional_t<cute::is_base_of_v<cutlass::gemm::KernelSchedule2Sm, KernelSchedule>,
+                        cute::Shape<cute::_2, cute::_1, cute::_1>,
+                        cute::Shape<cute::_1, cute::_1, cute::_1>>{}));
+
 // kSwapped: c^T = b^T a^T is computed, so that the weight fills the rows of the tile and a small M
-// its columns. Memory is the same: a row-major matrix is its transpose in column-major.
-template <class ArchTag, class ElementD, class TileShape_, class ClusterShape_,
-          class KernelSchedule, class EpilogueSchedule, bool kSwapped, class SchedulerTag = void,
-          class MainloopChange = NativeMainloop>
+// its columns. Memory is the same: a row-major matrix is its transpose in column-major. Tile and
+// cluster are in the kernel's own terms: swapped, their M runs over N and their N over M.
+template <class ArchTag, class ElementAct, Scales kScales, class TileShape_, class ClusterShape_,
+          class KernelSchedule, class EpilogueSchedule, bool kSwapped,
+          class EpilogueTile = cutlass::epilogue::collective::EpilogueTileAuto,
+          class SchedulerTag = void, class MainloopChange = NativeMainloop,
+          class Epilogue_ = ScaledMmEpilogue<BlockTile<TileShape_, KernelSchedule>, kSwapped>>
 struct CollectiveGemm {
   using TileShape = TileShape_;
   using ClusterShape = ClusterShape_;
-  using Epilogue = ScaledMmEpilogue<TileShape, ElementD, kSwapped>;
+  using Epilogue = Epilogue_;
+  using Output = typename Epilogue::Output;
+  static constexpr int kOutputs = 16 / sizeof(Output);  // of 16 bytes, on which rows start
   using LayoutD =
       cute::conditional_t<kSwapped, cutlass::layout::ColumnMajor, cutlass::layout::RowMajor>;
 
   using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
-      ArchTag, cutlass::arch::OpClassTensorOp, TileShape, ClusterShape,
-      cutlass::epilogue::collective::EpilogueTileAuto, float, float, void, LayoutD, 8, ElementD,
-      LayoutD, 8, EpilogueSchedule, typename Epilogue::Callbacks>::CollectiveOp;
+      ArchTag, cutlass::arch::OpClassTensorOp, TileShape, ClusterShape, EpilogueTile, float, float,
+      void, LayoutD, kOutputs, Output, LayoutD, kOutputs, EpilogueSchedule,
+      typename Epilogue::Callbacks>::CollectiveOp;
+
+  static constexpr bool kBlocks = kScales == Scales::kBlock;
+  static constexpr int kRowsPerScale = kSwapped ? kScaleBlock : 1;
+  static constexpr int kColumnsPerScale = kSwapped ? 1 : kScaleBlock;
+  using ElementA = cute::conditional_t<kSwapped, E4M3, ElementAct>;
+  using ElementB = cute::conditional_t<kSwapped, ElementAct, E4M3>;
+  using LayoutA =
+      cute::conditional_t<kBlocks,
+                          cute::tuple<cutlass::layout::RowMajor, BlockScaleLayout<kRowsPerScale>>,
+                          cutlass::layout::RowMajor>;
+  using LayoutB = cute::conditional_t<
+      kBlocks, cute::tuple<cutlass::layout::ColumnMajor, BlockScaleLayout<kColumnsPerScale>>,
+      cutlass::layout::ColumnMajor>;
 
   using CollectiveMainloop =
       typename MainloopChange::template Of<typename cutlass::gemm::collective::CollectiveBuilder<
-          ArchTag, cutlass::arch::OpClassTensorOp, Fp8, cutlass::layout::RowMajor, 16, Fp8,
-          cutlass::layout::ColumnMajor, 16, float, TileShape, ClusterShape,
+          ArchTag, cutlass::arch::OpClassTensorOp, ElementA, LayoutA, 16, ElementB, LayoutB, 16,
+          float, TileShape, ClusterShape,
           cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
               sizeof(typename CollectiveEpilogue::SharedStorage))>,
           KernelSchedule>::CollectiveOp>;
@@ -57,49 +110,69 @@ struct CollectiveGemm {
   }
 
   static typename Kernel::Arguments arguments(const ScaledMmArgs& args,
-                                              const ScaledMmDevice& device, int swizzle) {
+                                              const ScaledMmDevice& device, const Raster& raster) {
     typename Kernel::Arguments out{};
     out.mode = cutlass::gemm::GemmUniversalMode::kGemm;
-    const auto* a = static_cast<const Fp8*>(args.a);
-    const auto* b = static_cast<const Fp8*>(args.b);
+    const int rows = kSwapped ? args.n : args.m, columns = kSwapped ? args.m : args.n;
+    out.problem_shape = {rows, columns, args.k, 1};
+    out.mainloop.ptr_A = static_cast<const ElementA*>(kSwapped ? args.b : args.a);
+    out.mainloop.ptr_B = static_cast<const ElementB*>(kSwapped ? args.a : args.b);
+    out.mainloop.dA = {kSwapped ? args.ldb : args.lda, cute::_1{}, 0};
+    out.mainloop.dB = {kSwapped ? args.lda : args.ldb, cute::_1{}, 0};
+    if constexpr (kBlocks) {
+      out.mainloop.ptr_SFA = kSwapped ? args.b_scales : args.a_scales;
+      out.mainloop.ptr_SFB = kSwapped ? args.a_scales : args.b_scales;
+      out.mainloop.layout_SFA = block_scale_layout<kRowsPerScale>(
+          rows, args.k, kSwapped ? args.b_scale_column : args.a_scale_row,
+          kSwapped ? args.b_scale_block : args.a_scale_block);
+      out.mainloop.layout_SFB = block_scale_layout<kColumnsPerScale>(
+          columns, args.k, kSwapped ? args.a_scale_row : args.b_scale_column,
+          kSwapped ? args.a_scale_block : args.b_scale_block);
+    }
     if constexpr (kSwapped) {
-      out.problem_shape = {args.n, args.m, args.k, 1};
-      out.mainloop.ptr_A = b;
-      out.mainloop.dA = {args.ldb, cute::_1{}, 0};
-      out.mainloop.ptr_B = a;
-      out.mainloop.dB = {args.lda, cute::_1{}, 0};
       out.epilogue.dD = {cute::_1{}, args.ldc, 0};
     } else {
-      out.problem_shape = {args.m, args.n, args.k, 1};
-      out.mainloop.ptr_A = a;
-      out.mainloop.dA = {args.lda, cute::_1{}, 0};
-      out.mainloop.ptr_B = b;
-      out.mainloop.dB = {args.ldb, cute::_1{}, 0};
       out.epilogue.dD = {args.ldc, cute::_1{}, 0};
     }
     out.epilogue.thread = Epilogue::arguments(args);
-    out.epilogue.ptr_D = static_cast<ElementD*>(args.c);
+    out.epilogue.ptr_D = static_cast<Output*>(args.c);
     out.hw_info.device_id = args.device;
     out.hw_info.sm_count = device.sm_count;
-    out.scheduler.max_swizzle_size = swizzle;
+    set_raster(out.scheduler, raster, 0);
     return out;
   }
 
+  // Not every scheduler lets the caller choose the order.
+  template <class Arguments>
+  static auto set_raster(Arguments& scheduler, const Raster& raster, int)
+      -> decltype(scheduler.raster_order, void()) {
+    using Order = decltype(scheduler.raster_order);
+    scheduler.max_swizzle_size = raster.swizzle;
+    if (raster.order == Raster::Order::kAlongM) scheduler.raster_order = Order::AlongM;
+    if (raster.order == Raster::Order::kAlongN) scheduler.raster_order = Order::AlongN;
+  }
+  template <class Arguments>
+  static void set_raster(Arguments&, const Raster&, long) {}
+
   static size_t workspace(const ScaledMmArgs& args, const ScaledMmDevice& device) {
-    return Kernel::get_workspace_size(arguments(args, device, 1));
+    return Kernel::get_workspace_size(arguments(args, device, Raster{}));
   }
 
+  // TMA stops at any K and N by itself as long as rows start on 16 bytes, which the dispatcher
+  // checks; CUTLASS's own can_implement would ask for extents that are multiples as well.
   static Status start(const char* name, const void* kernel, const ScaledMmArgs& args,
-                      const ScaledMmDevice& device, int swizzle) {
-    const auto arguments_ = arguments(args, device, swizzle);
-    if (!Kernel::can_implement(arguments_)) {
-      return scaled_mm_refusal(
-          name, "a row of an operand or of c is not a whole number of 16-byte units");
-    }
-    if (Kernel::get_workspace_size(arguments_) > args.workspace_bytes) {
+                      const ScaledMmDevice& device, const Raster& raster) {
+    const auto ready = arguments(args, device, raster);
+    if (Kernel::get_workspace_size(ready) > args.workspace_bytes) {
       return scaled_mm_refusal(name, "the workspace is smaller than scaled_mm_workspace_bytes()");
     }
-    Params params = Kernel::to_underlying_arguments(arguments_, args.workspace);
+    return start(name, kernel, ready, args.workspace, args.stream);
+  }
+
+  static Status start(const char* name, const void* kernel,
+                      const typename Kernel::Arguments& arguments, void* workspace,
+                      cudaStream_t stream) {
+    Params params = Kernel::to_underlying_arguments(arguments, workspace);
     if (!scaled_mm_encoded(params.mainloop.tma_load_a.get_tma_descriptor()) ||
         !scaled_mm_encoded(params.mainloop.tma_load_b.get_tma_descriptor()) ||
         !scaled_mm_encoded(params.epilogue.tma_store_d.get_tma_descriptor())) {
@@ -107,7 +180,7 @@ struct CollectiveGemm {
     }
     const dim3 cluster(cute::size<0>(ClusterShape{}), cute::size<1>(ClusterShape{}), 1);
     return scaled_mm_launch(name, kernel, Kernel::get_grid_shape(params), Kernel::get_block_shape(),
-                            cluster, kSharedMemory, &params, args.stream);
+                            cluster, kSharedMemory, &params, stream);
   }
 };
 

@@ -27,17 +27,20 @@ __global__ void __launch_bounds__(Instance::kThreads, Instance::kMinBlocks)
 }  // namespace kernelpkg
 
 // Defines the tag NAME of an instance from its type, the last argument, and adds it to REGISTRY().
-#define KERNELPKG_SCALED_MM_INSTANCE(NAME, REGISTRY, CHOICE, ROUTE, C_TYPE, TILE, ...)           \
+// ROW is the constant that holds the configuration's row of the dispatch table.
+#define KERNELPKG_SCALED_MM_INSTANCE(NAME, REGISTRY, CONFIGURATION, ROUTE, A_TYPE, BLOCK_SCALES, \
+                                     ROW, ...)                                                   \
   namespace kernelpkg::scaled_mm_instances {                                                     \
   struct NAME : __VA_ARGS__ {                                                                    \
     static constexpr const char* kName = #NAME;                                                  \
   };                                                                                             \
   static const ScaledMmInstance NAME##_instance{                                                 \
       #NAME,                                                                                     \
-      CHOICE,                                                                                    \
+      CONFIGURATION,                                                                             \
       ScaledMmRoute::ROUTE,                                                                      \
-      DType::C_TYPE,                                                                             \
-      TILE,                                                                                      \
+      DType::A_TYPE,                                                                             \
+      BLOCK_SCALES,                                                                              \
+      ROW,                                                                                       \
       NAME::kSharedMemory,                                                                       \
       reinterpret_cast<const void*>(&scaled_mm_kernel<NAME>),                                    \
       [](const ScaledMmArgs& args, const ScaledMmDevice& device) {                               \

@@ -2,31 +2,20 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <map>
 #include <mutex>
 #include <string>
+#include <tuple>
 
+#include "common/device.h"
+#include "common/launch.h"
+#include "scaled_mm/prepare.h"
 #include "scaled_mm/registry.h"
 
 namespace kernelpkg {
 namespace {
 
 constexpr int kMaxDevices = 64;
-
-Status cuda_error(const std::string& what, cudaError_t error) {
-  cudaGetLastError();  // Not sticky errors only: leave none behind for the next caller.
-  return Status::error(what + ": " + cudaGetErrorString(error) + ".");
-}
-
-// First use of a kernel loads its module, which a strict stream capture of this thread would
-// forbid.
-class RelaxedCapture {
- public:
-  RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
 
 }  // namespace
 
@@ -79,36 +68,62 @@ Status scaled_mm_device(int device, ScaledMmDevice* out) {
       known[device] = found;
     });
   } catch (cudaError_t) {
-    return cuda_error(
+    return cuda_failure(
         "scaled_mm: the properties of device " + std::to_string(device) + " cannot be read", error);
   }
   *out = known[device];
   return Status();
 }
 
-Status scaled_mm_prepare(const ScaledMmInstance& instance, int device,
-                         const ScaledMmDevice& properties) {
+Status prepare_kernel(const char* name, const void* kernel, size_t shared_memory, int device,
+                      const ScaledMmDevice& properties, std::atomic<uint64_t>* ready) {
   const uint64_t bit = uint64_t{1} << device;
-  if (instance.ready.load(std::memory_order_acquire) & bit) return Status();
-  RelaxedCapture relaxed;
+  if (ready->load(std::memory_order_acquire) & bit) return Status();
+  const RelaxedCapture relaxed;
   cudaFuncAttributes attributes;
-  if (cudaFuncGetAttributes(&attributes, instance.kernel) != cudaSuccess) {
-    cudaGetLastError();
-    return Status::error(std::string(instance.name) + ": this library has no code for capability " +
+  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) {
+    cudaGetLastError();  // leave none behind for the next caller
+    return Status::error(std::string(name) + ": this library has no code for capability " +
                          std::to_string(properties.major) + "." + std::to_string(properties.minor) +
                          " (device " + std::to_string(device) +
                          "); rebuild it there with `kernelpkg build --arch native`.");
   }
-  const cudaError_t error =
-      cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(instance.shared_memory));
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_memory));
   if (error != cudaSuccess) {
-    return cuda_error(std::string(instance.name) + ": device " + std::to_string(device) +
-                          " does not grant " + std::to_string(instance.shared_memory) +
-                          " bytes of shared memory per block",
-                      error);
+    return cuda_failure(std::string(name) + ": device " + std::to_string(device) +
+                            " does not grant " + std::to_string(shared_memory) +
+                            " bytes of shared memory per block",
+                        error);
   }
-  instance.ready.fetch_or(bit, std::memory_order_release);
+  ready->fetch_or(bit, std::memory_order_release);
+  return Status();
+}
+
+Status scaled_mm_prepare(const ScaledMmInstance& instance, int device,
+                         const ScaledMmDevice& properties) {
+  return prepare_kernel(instance.name, instance.kernel, instance.shared_memory, device, properties,
+                        &instance.ready);
+}
+
+Status clusters_at_once(const char* name, const void* kernel, int threads, size_t shared_memory,
+                        int cluster, int device, int* clusters) {
+  static std::mutex mutex;
+  static std::map<std::tuple<const void*, int, int>, int> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const std::tuple<const void*, int, int> key{kernel, cluster, device};
+  const auto found = known.find(key);
+  if (found != known.end()) {
+    *clusters = found->second;
+    return Status();
+  }
+  Launch launch(dim3(static_cast<unsigned>(cluster)), threads, shared_memory, false, nullptr);
+  launch.cluster(cluster);
+  const cudaError_t error = launch.clusters_at_once(kernel, clusters);
+  if (error != cudaSuccess) {
+    return cuda_failure(std::string(name) + ": the room for clusters cannot be asked", error);
+  }
+  known.emplace(key, *clusters);
   return Status();
 }
 
@@ -129,7 +144,7 @@ Status scaled_mm_launch(const char* name, const void* kernel, dim3 grid, dim3 bl
   void* arguments[] = {params};
   const cudaError_t error = cudaLaunchKernelExC(&config, kernel, arguments);
   if (error != cudaSuccess) {
-    return cuda_error(std::string(name) + ": the launch failed", error);
+    return cuda_failure(std::string(name) + ": the launch failed", error);
   }
   return Status();
 }

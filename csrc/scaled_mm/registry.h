@@ -19,12 +19,24 @@ struct ScaledMmDevice {
   int64_t l2_bytes = 0;
 };
 
+// A configuration's row in the dispatch table, which is data of the catalogue
+// (kernelpkg/build/configurations_scaled_mm.py).
+struct ScaledMmRow {
+  int place;          // in the route's table; the same for every type of a
+  int min_m, max_m;   // of a call that may choose it; max_m 0: no limit
+  int rows, columns;  // of c that a cluster computes together; columns 0: an equal share of any N
+  int blocks;         // of a cluster
+  int per_sm;         // blocks that share a multiprocessor
+  float round, step;  // relative cost of a round of blocks, and of 128 values of K in it
+};
+
 struct ScaledMmInstance {
-  const char* name;    // stem of the generated file
-  const char* choice;  // for people: what scaled_mm_choice returns
+  const char* name;           // stem of the generated file
+  const char* configuration;  // for people: "128x128x128 pingpong, cluster 2x1"
   ScaledMmRoute route;
-  DType c_type;
-  int tile;  // place in the route's order of tiles, 0 serves the smallest M
+  DType a_type;
+  bool block_scales;
+  ScaledMmRow row;
   size_t shared_memory;
   const void* kernel;
   size_t (*workspace_bytes)(const ScaledMmArgs&, const ScaledMmDevice&);
@@ -38,6 +50,14 @@ struct ScaledMmInstance {
 // Filled before main() and on loading a library, not changed afterwards.
 std::vector<const ScaledMmInstance*>& scaled_mm_registry();
 std::vector<const ScaledMmInstance*>& scaled_mm_standin_registry();
+
+// The instance that serves such a call on a device with `sm_count` multiprocessors, among those of
+// this build: of the rows that take this M the one with the least rounds * (round + step *
+// ceil(k / 128)) (for equal shares see
+// cost() in scaled_mm.cpp); where none takes it, the one whose range of M is nearest. Refused where
+// the build has none at all.
+Status scaled_mm_choice(ScaledMmRoute route, DType a_type, bool block_scales, int m, int n, int k,
+                        int sm_count, bool standin, const ScaledMmInstance** out);
 
 struct ScaledMmRegistrar {
   ScaledMmRegistrar(std::vector<const ScaledMmInstance*>& registry,

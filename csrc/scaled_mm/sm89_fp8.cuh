@@ -4,10 +4,11 @@
 
 #include "common/limits.h"
 #include "cutlass/gemm/gemm.h"
-#include "cutlass/numeric_conversion.h"
 #include "cutlass/gemm/kernel/default_gemm_universal_with_visitor.h"
 #include "cutlass/gemm/threadblock/threadblock_swizzle.h"
 #include "scaled_mm/kernel.cuh"
+#include "scaled_mm/operands.cuh"
+#include "scaled_mm/output.cuh"
 
 // After the others: it relies on what they include.
 #include "cutlass/epilogue/threadblock/fusion/visitors.hpp"
@@ -16,24 +17,26 @@ namespace kernelpkg {
 
 // Takes the accumulators of the threadblock epilogue, where a thread holds eight neighbouring
 // columns of a row, computes c = a_scale * (b_scale * acc) + bias in fp32 and stores 16 bytes.
-// Scales are one value or a vector by the step (0 or 1) that indices are multiplied with. N is a
-// multiple of 16, so eight columns are all inside c or all outside.
-template <class ThreadMap, class ElementD>
+// Scales are one value or a vector by the step (0 or 1) that indices are multiplied with. Where N
+// is no multiple of eight the last store of a row runs into the columns from N to ldc; scales and
+// bias are not read there.
+template <class ThreadMap>
 struct Sm89ScaleBiasStore {
   static constexpr int kVector = ThreadMap::kElementsPerAccess;
   static constexpr int kColumns = ThreadMap::Iterations::kColumn;
   static_assert(kVector == 8, "eight 16-bit values make one 16-byte store");
   using Values = cutlass::Array<float, kVector>;
-  using Store = cutlass::AlignedArray<ElementD, kVector>;
+  using Store = cutlass::AlignedArray<Carrier, kVector>;
 
   struct Arguments {
     const float* a_scales = nullptr;
     const float* b_scales = nullptr;
-    const ElementD* bias = nullptr;
-    ElementD* c = nullptr;
+    const uint16_t* bias = nullptr;
+    Carrier* c = nullptr;
     int64_t ldc = 0;
     int a_step = 0;
     int b_step = 0;
+    bool half = false;  // fp16 rather than bf16, for the bias and the result
   };
   using Params = Arguments;
   struct SharedStorage {};
@@ -58,14 +61,15 @@ struct Sm89ScaleBiasStore {
     CUTLASS_DEVICE void begin_epilogue() {
       CUTLASS_PRAGMA_UNROLL
       for (int column = 0; column < kColumns; ++column) {
-        const int n = cute::get<1>(places_(0, column, 0, 0));
-        const bool inside = n < n_;
+        const int first = cute::get<1>(places_(0, column, 0, 0));
         CUTLASS_PRAGMA_UNROLL
         for (int i = 0; i < kVector; ++i) {
-          b_scales_[column][i] =
-              inside ? params_->b_scales[int64_t{n + i} * params_->b_step] : 0.0f;
-          bias_[column][i] =
-              inside && params_->bias != nullptr ? float(params_->bias[n + i]) : 0.0f;
+          const int n = first + i;
+          const bool inside = n < n_;
+          b_scales_[column][i] = inside ? params_->b_scales[int64_t{n} * params_->b_step] : 0.0f;
+          bias_[column][i] = inside && params_->bias != nullptr
+                                 ? from_bits16(params_->bias[n], params_->half)
+                                 : 0.0f;
         }
       }
     }
@@ -83,8 +87,7 @@ struct Sm89ScaleBiasStore {
           out[i] = fmaf(a_scale, b_scales_[column][i] * acc[i], bias_[column][i]);
         }
         Store store;
-        static_cast<cutlass::Array<ElementD, kVector>&>(store) =
-            cutlass::NumericArrayConverter<ElementD, float, kVector>{}(out);
+        static_cast<cutlass::Array<Carrier, kVector>&>(store) = to_bits16(out, params_->half);
         *reinterpret_cast<Store*>(params_->c + m * params_->ldc + n) = store;
       }
       return acc;
@@ -110,21 +113,21 @@ struct Sm89ScaleBiasStore {
   const Params* params_ = nullptr;
 };
 
-template <class Gate_, class ElementD, int kTileM, int kTileN, int kTileK, int kWarpM, int kWarpN,
-          int kWarpK, int kStages>
+template <class Gate_, class ElementAct, Scales kScales, int kTileM, int kTileN, int kTileK,
+          int kWarpM, int kWarpN, int kWarpK, int kStages>
 struct Sm89Fp8Base {
+  static_assert(kScales == Scales::kVector, "scales in blocks have no kernel on 8.9");
   using Gate = Gate_;
-  using Fp8 = cutlass::float_e4m3_t;
   using TileShape = cutlass::gemm::GemmShape<kTileM, kTileN, kTileK>;
   using WarpShape = cutlass::gemm::GemmShape<kWarpM, kWarpN, kWarpK>;
   using ThreadMap =
-      cutlass::epilogue::threadblock::OutputTileThreadLayout<TileShape, WarpShape, ElementD, 8, 1>;
-  using Epilogue = Sm89ScaleBiasStore<ThreadMap, ElementD>;
+      cutlass::epilogue::threadblock::OutputTileThreadLayout<TileShape, WarpShape, Carrier, 8, 1>;
+  using Epilogue = Sm89ScaleBiasStore<ThreadMap>;
   // Tiles of up to eight rows of tiles that share columns of b run together.
   using Swizzle = cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<8>;
   using Kernel = typename cutlass::gemm::kernel::DefaultGemmWithVisitor<
-      Fp8, cutlass::layout::RowMajor, cutlass::ComplexTransform::kNone, 16, Fp8,
-      cutlass::layout::ColumnMajor, cutlass::ComplexTransform::kNone, 16, ElementD,
+      ElementAct, cutlass::layout::RowMajor, cutlass::ComplexTransform::kNone, 16, E4M3,
+      cutlass::layout::ColumnMajor, cutlass::ComplexTransform::kNone, 16, Carrier,
       cutlass::layout::RowMajor, 8, float, float, cutlass::arch::OpClassTensorOp,
       cutlass::arch::Sm89, TileShape, WarpShape, cutlass::gemm::GemmShape<16, 8, 32>, Epilogue,
       Swizzle, kStages, cutlass::arch::OpMultiplyAddFastAccum, 1>::GemmKernel;
@@ -148,11 +151,12 @@ struct Sm89Fp8Base {
                        const ScaledMmDevice& device) {
     typename Epilogue::Arguments epilogue{args.a_scales,
                                           args.b_scales,
-                                          static_cast<const ElementD*>(args.bias),
-                                          static_cast<ElementD*>(args.c),
+                                          static_cast<const uint16_t*>(args.bias),
+                                          static_cast<Carrier*>(args.c),
                                           args.ldc,
-                                          args.a_scale_per_token,
-                                          args.b_scale_per_channel};
+                                          args.a_scale_row != 0,
+                                          args.b_scale_column != 0,
+                                          args.c_type == DType::kFloat16};
     // c and d stay null here: the epilogue above does the storing.
     typename Kernel::Arguments arguments(
         cutlass::gemm::GemmUniversalMode::kGemm, {args.m, args.n, args.k}, 1, epilogue, args.a,
@@ -163,10 +167,10 @@ struct Sm89Fp8Base {
   }
 };
 
-template <class ElementD, int... kShape>
-using Sm89Fp8 = Sm89Fp8Base<gates::scaled_mm_sm89, ElementD, kShape...>;
+template <class ElementAct, Scales kScales, int... kShape>
+using Sm89Fp8 = Sm89Fp8Base<gates::scaled_mm_sm89, ElementAct, kScales, kShape...>;
 
-template <class ElementD, int... kShape>
-using Sm89Fp8Standin = Sm89Fp8Base<gates::evidence_sm90, ElementD, kShape...>;
+template <class ElementAct, Scales kScales, int... kShape>
+using Sm89Fp8Standin = Sm89Fp8Base<gates::evidence_sm90, ElementAct, kScales, kShape...>;
 
 }  // namespace kernelpkg

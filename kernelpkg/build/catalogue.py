@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from kernelpkg.arch import Target
-from kernelpkg.build import instances_marlin, instances_scaled_mm
+from kernelpkg.build import instances_blockscaled, instances_marlin, instances_scaled_mm
 from kernelpkg.build.instance import SETS, Instance
 from kernelpkg.errors import UsageError
 from kernelpkg.gates import EVIDENCE, instances_for
@@ -73,7 +73,11 @@ def csrc_folder() -> Path:
 @cache
 def all_instances() -> tuple[Instance, ...]:
     """Every instance of the catalogue. Raises ValueError where two share a name."""
-    found = (*instances_marlin.instances(), *instances_scaled_mm.instances())
+    found = (
+        *instances_marlin.instances(),
+        *instances_scaled_mm.instances(),
+        *instances_blockscaled.instances(),
+    )
     seen: set[str] = set()
     for instance in found:
         if instance.name in seen:

@@ -15,7 +15,12 @@ from kernelpkg.errors import UsageError
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.MULTILINE)
 
 # Host code that chooses tiles and launches is part of every kernel of its folder.
-KERNEL_FOLDERS = (("marlin", "marlin"), ("scaled_mm", "scaled_mm"))
+KERNEL_FOLDERS = (
+    ("marlin", "marlin"),
+    ("scaled_mm", "scaled_mm"),
+    ("mxfp8_scaled_mm", "scaled_mm"),
+    ("nvfp4_scaled_mm", "scaled_mm"),
+)
 
 
 def source_hash(kernel: str, instances: Iterable[Instance] | None = None, csrc: Path | None = None) -> str:

@@ -1,7 +1,7 @@
 // The SM12x kernel on Hopper. Of that kernel only two parts are not legal there: the MMA
 // instruction in its .kind::f8f6f4 form, and the scheduler that relies on cluster launch control.
 // Both are replaced; all else is the shipped source. What runs shows that indexing, pipeline,
-// epilogue and dispatch are right, and nothing about speed on SM12x.
+// scales, epilogue and dispatch are right, and nothing about speed on SM12x.
 #pragma once
 
 #include "scaled_mm/sm120_fp8.cuh"
@@ -10,7 +10,9 @@ namespace kernelpkg {
 
 // The same multiplication without .kind, which every target from sm_89 up takes. For sm_90a the
 // assembler widens the operands to fp16 and multiplies those.
+template <class ElementA, class ElementB>
 struct PlainFp8Mma {
+  static_assert(cute::is_same_v<ElementB, E4M3>, "weights are e4m3");
   using DRegisters = float[4];
   using ARegisters = uint32_t[4];
   using BRegisters = uint32_t[2];
@@ -21,11 +23,21 @@ struct PlainFp8Mma {
                                    const uint32_t& b0, const uint32_t& b1, const float& c0,
                                    const float& c1, const float& c2, const float& c3) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    asm volatile(
-        "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%10, %11, %12, %13};"
-        : "=f"(d0), "=f"(d1), "=f"(d2), "=f"(d3)
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(c0), "f"(c1), "f"(c2), "f"(c3));
+    if constexpr (cute::is_same_v<ElementA, E5M2>) {
+      asm volatile(
+          "mma.sync.aligned.m16n8k32.row.col.f32.e5m2.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, "
+          "%7}, {%8, %9}, {%10, %11, %12, %13};"
+          : "=f"(d0), "=f"(d1), "=f"(d2), "=f"(d3)
+          : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(c0), "f"(c1), "f"(c2),
+            "f"(c3));
+    } else {
+      asm volatile(
+          "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, "
+          "%7}, {%8, %9}, {%10, %11, %12, %13};"
+          : "=f"(d0), "=f"(d1), "=f"(d2), "=f"(d3)
+          : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(c0), "f"(c1), "f"(c2),
+            "f"(c3));
+    }
 #else
     CUTE_INVALID_CONTROL_PATH("PlainFp8Mma needs sm_89 or later");
 #endif
@@ -35,7 +47,8 @@ struct PlainFp8Mma {
 // Asks for the tile scheduler that strides over the grid.
 struct StandinScheduler {};
 
-// Puts another MMA instruction into a mainloop and leaves its layouts as they are.
+// Puts another MMA instruction into a mainloop, whichever it is, and leaves its layouts as they
+// are.
 template <class Mainloop>
 struct WithPlainMma;
 
@@ -46,7 +59,8 @@ struct WithPlainMma<cutlass::gemm::collective::CollectiveMma<
     cute::TiledMMA<Atom, AtomLayout, Permutation>, Copies...>> {
   using Type = cutlass::gemm::collective::CollectiveMma<
       Policy, TileShape, ElementA, StrideA, ElementB, StrideB,
-      cute::TiledMMA<cute::MMA_Atom<PlainFp8Mma>, AtomLayout, Permutation>, Copies...>;
+      cute::TiledMMA<cute::MMA_Atom<PlainFp8Mma<ElementA, ElementB>>, AtomLayout, Permutation>,
+      Copies...>;
 };
 
 struct StandinMainloop {
@@ -56,17 +70,26 @@ struct StandinMainloop {
 
 // No swizzle: where the shipped scheduler leaves a remainder in its order, this one fills it up
 // with tiles outside c.
-template <class ElementD, int kTileM, int kTileN, int kTileK, Sm120Schedule kSchedule>
-using Sm120Fp8Standin = Sm120Fp8Base<gates::evidence_sm90, ElementD, kTileM, kTileN, kTileK,
-                                     kSchedule, StandinScheduler, 1, StandinMainloop>;
+struct Sm120Standin {
+  using Gate = gates::evidence_sm90;
+  using SchedulerTag = StandinScheduler;
+  using MainloopChange = StandinMainloop;
+  static constexpr int kSwizzle = 1;
+};
+
+template <class ElementAct, Scales kScales, int kTileM, int kTileN, int kTileK,
+          Sm120Schedule kSchedule, SplitK kSplit = SplitK::kNo>
+using Sm120Fp8Standin =
+    Sm120Fp8Base<Sm120Standin, ElementAct, kScales, kTileM, kTileN, kTileK, kSchedule, kSplit>;
 
 }  // namespace kernelpkg
 
 namespace cute {
 
 // Fragments of the 16x8x32 byte MMA: the type of the bytes does not move them.
-template <>
-struct MMA_Traits<kernelpkg::PlainFp8Mma> : MMA_Traits<SM80_16x8x32_S32S8S8S32_TN> {
+template <class ElementA, class ElementB>
+struct MMA_Traits<kernelpkg::PlainFp8Mma<ElementA, ElementB>>
+    : MMA_Traits<SM80_16x8x32_S32S8S8S32_TN> {
   using ValTypeA = uint8_t;
   using ValTypeB = uint8_t;
   using ValTypeC = float;

@@ -1,0 +1,336 @@
+// The kernel of 9.0 for many rows of a with scales in blocks.
+//
+// A block of scales ends every 128 values of K, and there the sums so far have to be scaled and
+// added in fp32 by ordinary instructions. So that tensor cores do not wait for them, each warpgroup
+// has two sets of sums: the MMAs of one block of K run while those of the block before are added.
+// Two neighbouring blocks compute tiles of the same columns and fetch the weight for each other.
+#pragma once
+
+#include "common/async_copy.cuh"
+#include "common/pipeline.cuh"
+#include "common/shared_memory.cuh"
+#include "scaled_mm/collective.cuh"
+#include "scaled_mm/sm90_block_tiles.h"
+#include "scaled_mm/sm90_wgmma.cuh"
+
+namespace kernelpkg {
+
+template <class ElementAct, Scales kScales, int kColumns>
+struct Sm90BlockTiles {
+  static_assert(kScales == Scales::kBlock && kColumns == kScaleBlock,
+                "a tile has one scale of the weight at a time");
+  using Gate = gates::scaled_mm_sm90;
+  using Params = BlockTilesParams;
+  static constexpr int kThreads = kBlockTilesThreads;
+  static constexpr int kMinBlocks = 1;
+  static constexpr size_t kSharedMemory = block_tiles_shared(kColumns);
+  static constexpr int kStages = block_tiles_stages(kColumns);
+  static constexpr int kStageBytes = block_tiles_stage_bytes(kColumns);
+  static constexpr int kRowBytes = kScaleBlock;
+  static constexpr int kTeamRows = kBlockTilesTeamRows;  // of an MMA as well
+  static constexpr int kTeams = kBlockTilesRows / kTeamRows;
+  static constexpr int kSums = kColumns / 2;  // accumulators of a thread
+
+  static size_t workspace_bytes(const ScaledMmArgs&, const ScaledMmDevice&) { return 0; }
+
+  static Status launch(const char* name, const void* kernel, const ScaledMmArgs& args,
+                       const ScaledMmDevice&) {
+    return block_tiles_launch(name, kernel, kColumns, args);
+  }
+
+  // A ring of stages, 128 rows of a and kColumns of the weight in each.
+  struct Ring {
+    uint32_t stages, barriers;
+    int stage = 0;
+    uint32_t parity = 0;
+
+    explicit __device__ __forceinline__ Ring(const char* shared_memory) {
+      stages = shared_address(shared_memory);
+      barriers = stages + kStages * kStageBytes + block_tiles_output_bytes(kColumns);
+    }
+    __device__ __forceinline__ uint32_t a() const { return stages + stage * kStageBytes; }
+    __device__ __forceinline__ uint32_t b() const { return a() + kBlockTilesRows * kRowBytes; }
+    __device__ __forceinline__ uint32_t full() const { return barriers + 16 * stage; }
+    __device__ __forceinline__ uint32_t empty() const { return full() + 8; }
+    __device__ __forceinline__ void advance() {
+      if (++stage == kStages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+  };
+
+  // A tile's first row and column of c.
+  struct Place {
+    int row, column;
+  };
+
+  // The tiles of a block, one after the other.
+  struct Items {
+    const Params& params;
+    int item;
+
+    explicit __device__ __forceinline__ Items(const Params& p)
+        : params(p), item(static_cast<int>(blockIdx.x) / kBlockTilesCluster) {}
+    __device__ __forceinline__ bool more() const { return item < params.items; }
+    __device__ __forceinline__ void advance() {
+      item += static_cast<int>(gridDim.x) / kBlockTilesCluster;
+    }
+    __device__ __forceinline__ Place place() const {
+      const int first = item / (kBlockTilesGroup * params.column_items) * kBlockTilesGroup;
+      const int rest = item - first * params.column_items;
+      const int rows = min(kBlockTilesGroup, params.row_items - first);
+      const int rank = static_cast<int>(blockIdx.x) % kBlockTilesCluster;
+      return {((first + rest % rows) * kBlockTilesCluster + rank) * kBlockTilesRows,
+              rest / rows * kColumns};
+    }
+  };
+
+  static __device__ __forceinline__ int k_blocks(const Params& p) {
+    return (p.k + kScaleBlock - 1) / kScaleBlock;
+  }
+
+  static __device__ __forceinline__ void run(const Params& params, const char* shared_memory) {
+    if (threadIdx.x == 0) {
+      for (Ring ring(shared_memory); ring.parity == 0; ring.advance()) {
+        barrier_init(ring.full(), 1);
+        barrier_init(ring.empty(), 4 * kTeams * kBlockTilesCluster);  // warps of both blocks
+      }
+      barrier_init_done();
+    }
+    ptx::cluster_arrive<true>();
+    ptx::cluster_wait();
+    allow_dependent_launch();
+    // The same for all lanes, which the compiler cannot know.
+    const int team = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0) - 1;
+    if (team < 0) {
+      ptx::give_up_registers<24>();
+      if (threadIdx.x < 32) produce(params, Ring(shared_memory), Items(params));
+    } else {
+      ptx::take_registers<240>();
+      const uint32_t output = shared_address(shared_memory) + kStages * kStageBytes;
+      consume(params, team, output, Ring(shared_memory), Items(params));
+    }
+    // The neighbour may still send, or be told that a stage is free.
+    ptx::cluster_arrive<false>();
+    ptx::cluster_wait();
+  }
+
+  // One warp; all its lanes go through the motions, one issues.
+  static __device__ __forceinline__ void produce(const Params& p, Ring ring, Items items) {
+    if (elect_one()) {
+      ptx::prefetch_tensor_map(p.a);
+      ptx::prefetch_tensor_map(p.b);
+    }
+    __syncwarp();
+    wait_for_prior_kernels();
+    constexpr int kShare = kColumns / kBlockTilesCluster;
+    const int rank = ptx::cluster_rank();
+    const int blocks = k_blocks(p);
+    for (; items.more(); items.advance()) {
+      const Place place = items.place();
+      const int row0 = place.row, column0 = place.column + rank * kShare;
+      for (int block = 0; block < blocks; ++block) {
+        barrier_wait(ring.empty(), ring.parity ^ 1);
+        if (elect_one()) {
+          barrier_arrive_expecting(ring.full(), kStageBytes);
+          ptx::tensor_copy(ring.a(), p.a, block * kScaleBlock, row0, ring.full());
+          ptx::tensor_copy_to_all(ring.b() + rank * kShare * kRowBytes, p.b, block * kScaleBlock,
+                                  column0, ring.full(), (1 << kBlockTilesCluster) - 1);
+        }
+        __syncwarp();
+        ring.advance();
+      }
+    }
+  }
+
+  // A thread's rows of its warpgroup's are first_row() and 8 further; its columns 8 j +
+  // first_column() and the next.
+  static __device__ __forceinline__ int first_row() {
+    return static_cast<int>(threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4);
+  }
+  static __device__ __forceinline__ int first_column() {
+    return static_cast<int>(threadIdx.x % 4 * 2);
+  }
+
+  // A load that stays where it is written, early enough to hide how long it takes.
+  static __device__ __forceinline__ float load_now(const float* from) {
+    float value;
+    asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(from));
+    return value;
+  }
+
+  // The scales of one block of K that a thread needs: of its rows, and of the tile's columns.
+  struct Factors {
+    float rows[2], columns;
+  };
+
+  struct Scaling {
+    const float* rows[2];
+    const float* columns;
+    int row_step, column_step;
+
+    __device__ __forceinline__ Scaling(const Params& p, int row0, int column0)
+        : columns(p.b_scales + column0 / kScaleBlock * p.b_scale_column),
+          row_step(p.a_scale_block),
+          column_step(p.b_scale_block) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        rows[half] = p.a_scales + min(row0 + first_row() + 8 * half, p.m - 1) * p.a_scale_row;
+        asm volatile("" : "+l"(rows[half]));  // worked out once
+      }
+    }
+
+    // Those of a block of K.
+    __device__ __forceinline__ Factors at(int block) const {
+      Factors out;
+      out.columns = load_now(columns + int64_t{block} * column_step);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) out.rows[i] = load_now(rows[i] + int64_t{block} * row_step);
+      return out;
+    }
+  };
+
+  using Sums = float[kSums];
+
+  static __device__ __forceinline__ void multiply(const Ring& ring, int team, Sums& part) {
+    ptx::mma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      ptx::mma_async_fp8<ElementAct, E4M3, kColumns>(
+          part, ptx::swizzled_operand(ring.a() + team * kTeamRows * kRowBytes, 32 * step),
+          ptx::swizzled_operand(ring.b(), 32 * step), step > 0);
+    }
+    ptx::mma_commit();
+  }
+
+  // Waits for the MMAs but for the last kPending groups. The sums are named, so that the compiler
+  // does not read them sooner.
+  template <int kPending>
+  static __device__ __forceinline__ void wait(Sums& part) {
+    ptx::mma_wait<kPending>();
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(part[i])::"memory");
+  }
+
+  static __device__ __forceinline__ void add(const Factors& factors, const Sums& part, Sums& sums) {
+    const float of_rows[2] = {factors.rows[0] * factors.columns, factors.rows[1] * factors.columns};
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sums[i] = fmaf(of_rows[i / 2 % 2], part[i], sums[i]);
+  }
+
+  static __device__ __forceinline__ void release(uint32_t empty) {
+    if (threadIdx.x % 32 < kBlockTilesCluster) {
+      ptx::barrier_arrive_cluster(ptx::cluster_address(empty, threadIdx.x % 32));
+    }
+  }
+
+  // Blocks of K in one turn of the loop. The compiler lets MMAs run past other work within a turn
+  // alone, so between turns tensor cores depend on the other warpgroup.
+  static constexpr int kTurn = 4;
+
+  // kCount blocks of K, whose scales are `factors`, which becomes those of the blocks from `next`
+  // on.
+  template <int kCount>
+  static __device__ __forceinline__ void add_up(Ring& ring, int team, const Scaling& scaling,
+                                                int next, int last, Factors (&factors)[kTurn],
+                                                Sums& sums) {
+    Sums parts[2];
+    uint32_t before = ring.empty();
+    barrier_wait(ring.full(), ring.parity);
+    multiply(ring, team, parts[0]);
+    Factors now[kTurn];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) now[i] = factors[i];
+#pragma unroll
+    for (int i = 0; i < kTurn; ++i) factors[i] = scaling.at(min(next + i, last));
+#pragma unroll
+    for (int i = 1; i < kCount; ++i) {
+      ring.advance();
+      barrier_wait(ring.full(), ring.parity);
+      multiply(ring, team, parts[i % 2]);
+      wait<1>(parts[(i - 1) % 2]);
+      release(before);
+      before = ring.empty();
+      add(now[i - 1], parts[(i - 1) % 2], sums);
+    }
+    wait<0>(parts[(kCount - 1) % 2]);
+    release(before);
+    ring.advance();
+    add(now[kCount - 1], parts[(kCount - 1) % 2], sums);
+  }
+
+  static __device__ __forceinline__ void consume(const Params& p, int team, uint32_t output,
+                                                 Ring ring, Items items) {
+    wait_for_prior_kernels();
+    const int blocks = k_blocks(p);
+    for (; items.more(); items.advance()) {
+      const Place place = items.place();
+      const int row0 = place.row + team * kTeamRows;
+      const Scaling scaling(p, row0, place.column);
+      Sums sums = {};
+      Factors factors[kTurn];
+#pragma unroll
+      for (int i = 0; i < kTurn; ++i) factors[i] = scaling.at(min(i, blocks - 1));
+      int block = 0;
+      for (; block + kTurn <= blocks; block += kTurn)
+        add_up<kTurn>(ring, team, scaling, block + kTurn, blocks - 1, factors, sums);
+      const int left = blocks - block;
+      if (left == 1) add_up<1>(ring, team, scaling, block, blocks - 1, factors, sums);
+      if (left == 2) add_up<2>(ring, team, scaling, block, blocks - 1, factors, sums);
+      if (left == 3) add_up<3>(ring, team, scaling, block, blocks - 1, factors, sums);
+      store(p, team, output, row0, place.column, sums);
+    }
+    if (threadIdx.x % 128 == 0) ptx::store_wait_read();
+  }
+
+  // The warpgroup's rows of c, by way of shared memory, where 16 bytes of eight neighbouring rows
+  // lie as the 128-byte swizzle has them: what a warp writes at once is in different banks.
+  static __device__ __forceinline__ void store(const Params& p, int team, uint32_t output, int row0,
+                                               int column0, const Sums& sums) {
+    const bool first = threadIdx.x % 128 == 0;
+    if (first) ptx::store_wait_read();
+    sync_team(team);
+    constexpr int kBoxBytes = kBlockTilesTeamRows * kRowBytes;
+    const uint32_t to = output + team * (kColumns / kBlockTilesBox) * kBoxBytes;
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+      float bias[2] = {};
+      if (p.bias != nullptr) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int column = min(column0 + 8 * j + first_column() + i, p.n - 1);
+          bias[i] = from_bits16(__ldg(p.bias + column), p.half);
+        }
+      }
+      const uint32_t box = to + 8 * j / kBlockTilesBox * kBoxBytes;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const auto two = to_bits16(cutlass::Array<float, 2>{sums[4 * j + 2 * half] + bias[0],
+                                                            sums[4 * j + 2 * half + 1] + bias[1]},
+                                   p.half);
+        const int row = first_row() + 8 * half;
+        const int chunk = (j % (kBlockTilesBox / 8)) ^ (row % 8);
+        store_shared_4(box + row * kRowBytes + 16 * chunk + 2 * first_column(),
+                       reinterpret_cast<const uint32_t&>(two));
+      }
+    }
+    ptx::publish_to_copies();
+    sync_team(team);
+    if (first) {
+#pragma unroll
+      for (int box = 0; box < kColumns / kBlockTilesBox; ++box)
+        ptx::tensor_store(p.c, column0 + box * kBlockTilesBox, row0, to + box * kBoxBytes);
+      ptx::store_commit();
+    }
+  }
+
+  static __device__ __forceinline__ void sync_team(int team) {
+    if (team == 0)
+      sync_named<128, 1>();
+    else
+      sync_named<128, 2>();
+  }
+};
+
+}  // namespace kernelpkg

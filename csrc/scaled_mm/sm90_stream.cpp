@@ -1,0 +1,111 @@
+#include "scaled_mm/sm90_stream.h"
+
+#include <algorithm>
+#include <string>
+
+#include "common/device.h"
+#include "common/launch.h"
+#include "common/tensor_map.h"
+#include "scaled_mm/prepare.h"
+
+namespace kernelpkg {
+namespace {
+
+// What a value of an activation costs beside one of the weight: it comes from L2.
+constexpr double kActivationCost = 0.5;
+constexpr int kMinBlockRows = 64;
+// What adding parts costs, in bytes that a multiprocessor reads meanwhile.
+constexpr double kPartsCost = 24 << 10;
+// A stage holds at least this much, so that waiting for it is rare beside reading it.
+constexpr int kStageBytes = 12 << 10;
+
+int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+}  // namespace
+
+void stream_divide(int n, int k, int tokens, bool blocks, const int (&at_once)[kStreamMaxParts],
+                   StreamParams* params) {
+  const int k_units = ceil_div(k, kScaleBlock);
+  double least = 0;
+  params->parts = 0;
+  for (int parts = 1; parts <= kStreamMaxParts; parts *= 2) {
+    // One block to a multiprocessor if its tile is small enough, else two, and so on.
+    const int at_a_time = at_once[parts - 1] / parts;  // tiles
+    if (at_a_time < 1 || parts > k_units) continue;
+    const int rounds = ceil_div(n, int64_t{at_a_time} * stream_max_rows(tokens));
+    const int rows = ceil_div(n, int64_t{at_a_time} * rounds * 8) * 8;
+    // The MMA takes 64 rows whatever it is given; with scales in blocks that shows.
+    const int worked = blocks ? std::max(rows, kMinBlockRows) : rows;
+    const double cost = static_cast<double>(rounds) * (worked + kActivationCost * tokens) *
+                            ceil_div(k_units, parts) * kScaleBlock +
+                        (parts > 1 ? rounds * kPartsCost : 0);
+    if (params->parts != 0 && cost >= least) continue;
+    least = cost;
+    params->parts = parts;
+    params->rows = rows;
+  }
+  params->tiles = ceil_div(n, params->rows);
+  const bool alone = params->tiles * params->parts <= at_once[params->parts - 1];
+  params->shared = alone ? kStreamShared : kStreamHalfShared;
+  const int unit_bytes = (params->rows + tokens) * kScaleBlock;
+  const int per_part = ceil_div(k_units, params->parts);
+  // Where two warpgroups take turns of one unit, a stage has one for each.
+  const int least_units = params->rows <= 64 ? 2 : 1;
+  params->units = std::clamp(kStageBytes / unit_bytes, 1, std::min(kStreamMaxUnits, per_part));
+  params->units = std::max(params->units, least_units);
+  // The MMA reads whole groups of 64 rows: of the last unit, beyond its stage.
+  const int read_rows = params->rows <= 64 ? 64 : params->rows <= 128 ? 128 : 256;
+  const int beyond = std::max(0, read_rows * kScaleBlock - unit_bytes);
+  params->stages =
+      std::min(kStreamMaxStages, (stream_ring_bytes(params->shared, tokens, blocks) - beyond) /
+                                     (params->units * unit_bytes));
+}
+
+Status stream_launch(const char* name, const void* kernel, int tokens, const ScaledMmArgs& args) {
+  if (args.m > tokens) {
+    return scaled_mm_refusal(name, "it takes no more rows of a than its tile has");
+  }
+  int at_once[kStreamMaxParts] = {};
+  for (int parts = 1; parts <= kStreamMaxParts; parts *= 2) {
+    int clusters = 0;
+    KERNELPKG_RETURN_IF_ERROR(clusters_at_once(name, kernel, kStreamThreads, kStreamShared, parts,
+                                               args.device, &clusters));
+    at_once[parts - 1] = clusters * parts;
+  }
+  StreamParams params = {};
+  stream_divide(args.n, args.k, tokens, args.block_scales, at_once, &params);
+  params.m = args.m;
+  params.n = args.n;
+  params.k = args.k;
+  const auto encode = [&](const char* what, const void* base, int rows, int64_t stride, int box,
+                          CUtensorMap* map) {
+    return encode_tensor_map(name, what,
+                             {CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                              base,
+                              {static_cast<cuuint64_t>(args.k), static_cast<cuuint64_t>(rows)},
+                              {static_cast<cuuint64_t>(stride)},
+                              {kScaleBlock, static_cast<cuuint32_t>(box)},
+                              CU_TENSOR_MAP_SWIZZLE_128B},
+                             map);
+  };
+  KERNELPKG_RETURN_IF_ERROR(encode("a", args.a, args.m, args.lda, tokens, &params.a));
+  KERNELPKG_RETURN_IF_ERROR(encode("b", args.b, args.n, args.ldb, params.rows, &params.b));
+  params.a_scales = args.a_scales;
+  params.a_scale_row = args.a_scale_row;
+  params.a_scale_block = args.a_scale_block;
+  params.b_scales = args.b_scales;
+  params.b_scale_column = args.b_scale_column;
+  params.b_scale_block = args.b_scale_block;
+  params.bias = static_cast<const uint16_t*>(args.bias);
+  params.c = static_cast<uint16_t*>(args.c);
+  params.ldc = args.ldc;
+  params.half = args.c_type == DType::kFloat16;
+  Launch launch(dim3(static_cast<unsigned>(params.tiles * params.parts)), kStreamThreads,
+                static_cast<size_t>(params.shared), true, args.stream);
+  if (params.parts > 1) launch.cluster(params.parts);
+  const cudaError_t error = launch.run(kernel, params);
+  return error == cudaSuccess ? Status()
+                              : cuda_failure(std::string(name) + ": the launch failed", error);
+}
+
+}  // namespace kernelpkg

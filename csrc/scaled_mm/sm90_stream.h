@@ -1,0 +1,63 @@
+// How the streaming kernel of 9.0 divides a call: plain host code.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "scaled_mm/registry.h"
+
+namespace kernelpkg {
+
+// Everything the kernel is told. A block computes `rows` neighbouring columns of c (rows of the
+// weight) at a time over one of `parts` stretches of K; the blocks of a cluster add up.
+struct StreamParams {
+  CUtensorMap a, b;
+  const float* a_scales;
+  int64_t a_scale_row, a_scale_block;
+  const float* b_scales;
+  int64_t b_scale_column, b_scale_block;
+  const uint16_t* bias;
+  uint16_t* c;
+  int64_t ldc;
+  int m, n, k;
+  int rows;    // of the weight, a multiple of 8
+  int tiles;   // of `rows` rows each, the last may be short
+  int parts;   // of K, blocks of a cluster
+  int units;   // of 128 values of K in a stage
+  int stages;  // of the ring
+  int shared;  // bytes of shared memory
+  bool half;   // fp16 output, else bf16
+};
+
+// The greatest rows of the weight a block takes: what its accumulators hold.
+constexpr int stream_max_rows(int tokens) { return tokens <= 32 ? 256 : 128; }
+// Floats from one token's sums to the next in shared memory; the 4 keep a warp's writes apart.
+constexpr int stream_pitch(int tokens) { return stream_max_rows(tokens) + 4; }
+constexpr int kStreamThreads = 32 + 2 * 128;
+constexpr int kStreamMaxStages = 24;
+constexpr int kStreamMaxParts = 4;
+// A block has a multiprocessor's shared memory for itself, or where more blocks are needed, half.
+constexpr int kStreamShared = 232448;
+constexpr int kStreamHalfShared = 115712;
+constexpr int kStreamBarrierBytes = 16 * kStreamMaxStages + 8;
+// Scales in blocks, per unit of a stage: the tokens', and of as many blocks of rows as a tile can
+// touch.
+constexpr int kStreamRowBlocks = 4;
+constexpr int stream_scale_bytes(int tokens) { return (tokens + kStreamRowBlocks) * 4; }
+constexpr int kStreamMaxUnits = 4;
+// Stages begin on 1,024 bytes, which the swizzle asks for. Sums take the ring's place at the end.
+constexpr int stream_ring_bytes(int shared, int tokens, bool blocks) {
+  const int scales = blocks ? kStreamMaxStages * kStreamMaxUnits * stream_scale_bytes(tokens) : 0;
+  return (shared - kStreamBarrierBytes - scales) / 1024 * 1024;
+}
+
+// Divides the call and fills rows, tiles, parts, units, stages and shared. at_once[p]: blocks with
+// all of a multiprocessor's shared memory, in clusters of p + 1, that the device holds at once.
+void stream_divide(int n, int k, int tokens, bool blocks, const int (&at_once)[kStreamMaxParts],
+                   StreamParams* params);
+
+// Divides, encodes the maps and launches `kernel`, whose shared memory limit was raised.
+Status stream_launch(const char* name, const void* kernel, int tokens, const ScaledMmArgs& args);
+
+}  // namespace kernelpkg
