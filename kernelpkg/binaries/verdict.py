@@ -1,8 +1,9 @@
 """What machine code says of a kernel, held against what the kernel was declared to contain.
 
 Families of SASS opcodes, measured with ptxas 13.0: FP8 MMA is QMMA on 8.9 and 12.x (mma.sync), QGMMA on 9.0a
-(wgmma), UTCQMMA on 10.x and 11.0 (tcgen05); 16-bit MMA is HMMA, HGMMA, UTCHMMA. Emulated FP8 MMA is HMMA with
-F2FP...UNPACK conversions, which a weight-only kernel shows as well: only a declaration tells the two apart.
+(wgmma), UTCQMMA on 10.x and 11.0 (tcgen05); 16-bit MMA is HMMA, HGMMA, UTCHMMA. The block-scaled mma.sync of
+12.x is QMMA.SF for MXFP8 and OMMA.SF for FP4 operands. Emulated FP8 MMA is HMMA with F2FP...UNPACK
+conversions, which a weight-only kernel shows as well: only a declaration tells the two apart.
 kernelpkg.binaries.matrix measures the mma.sync part again.
 """
 
@@ -15,6 +16,7 @@ from typing import Protocol
 VERDICTS = ("native", "emulated", "dead", "no mma", "fp8 widened", "ptx only", "unreadable")
 
 FP8_FAMILIES = frozenset({"QMMA", "QGMMA", "UTCQMMA"})
+FP4_FAMILIES = frozenset({"OMMA"})
 HALF_FAMILIES = frozenset({"HMMA", "HGMMA", "UTCHMMA"})
 _MMA = re.compile(r"[A-Z]*MMA$")
 _WIDENING = re.compile(r"F2FP\..*E[45]M[23].*UNPACK")
@@ -60,7 +62,8 @@ def native_fp8_family(number: int) -> str | None:
 def judge(function: Judged, declares: str | None = None) -> str:
     """The verdict on one function: 'native', 'emulated', 'dead', 'no mma', 'fp8 widened' or 'ptx only'.
 
-    declares: 'fp8_mma', 'mma16', 'none', or None for a foreign function of which nothing is known.
+    declares: 'fp8_mma' (operands of 8 bits or fewer), 'mma16', 'none', or None for a foreign function of
+    which nothing is known.
     'unreadable' where the disassembler failed. Raises ValueError for another declaration.
     """
     return explain_verdict(function, declares)[0]
@@ -77,15 +80,16 @@ def explain_verdict(function: Judged, declares: str | None = None) -> tuple[str,
     if function.failure:
         return "unreadable", function.failure
     mma, widened = mma_counts(function.opcodes), widening(function.opcodes)
-    fp8 = {family: count for family, count in mma.items() if family in FP8_FAMILIES}
+    fp8 = {family: count for family, count in mma.items() if family in FP8_FAMILIES | FP4_FAMILIES}
     half = {family: count for family, count in mma.items() if family in HALF_FAMILIES}
     if declares is None:
         return _foreign(mma, fp8, half, widened)
     if declares == "none":
         return "no mma", f"{_say(mma)}; none is declared" if mma else "no MMA, and none is declared"
     native = native_fp8_family(_number(function.target))
-    if declares == "fp8_mma" and fp8 and (native is None or native in fp8):
-        return "native", f"{_say(fp8)}: the FP8 tensor cores of {function.target}"
+    fp4 = FP4_FAMILIES if _number(function.target) // 10 == 12 else frozenset()
+    if declares == "fp8_mma" and fp8 and (native is None or native in fp8 or fp4 & fp8.keys()):
+        return "native", f"{_say(fp8)}: the {_operands(fp8)} tensor cores of {function.target}"
     if declares == "fp8_mma" and half and widened:
         return (
             "emulated",
@@ -108,7 +112,7 @@ def _number(target: str) -> int:
 
 def _foreign(mma: dict[str, int], fp8: dict[str, int], half: dict[str, int], widened: int) -> tuple[str, str]:
     if fp8:
-        return "native", f"{_say(fp8)}: FP8 tensor cores"
+        return "native", f"{_say(fp8)}: {_operands(fp8)} tensor cores"
     if half and widened:
         return "fp8 widened", (
             f"{_say(half)} and {widened} F2FP: FP8 widened to 16 bits, emulated FP8 MMA or weight-only, "
@@ -117,6 +121,11 @@ def _foreign(mma: dict[str, int], fp8: dict[str, int], half: dict[str, int], wid
     if mma:
         return "native", f"{_say(mma)}: tensor cores, no FP8"
     return "no mma", "no MMA in the code"
+
+
+def _operands(counts: Mapping[str, int]) -> str:
+    kinds = (("FP8", FP8_FAMILIES), ("FP4", FP4_FAMILIES))
+    return " and ".join(name for name, of_kind in kinds if of_kind & counts.keys())
 
 
 def _say(counts: Mapping[str, int]) -> str:
