@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernelpkg.ops import microscaling
 from kernelpkg.ops.formats import FORMATS, packed_shape
 
 _FP8 = torch.float8_e4m3fn
@@ -44,7 +45,13 @@ def _marlin_repack(weight: Tensor, weight_format: int, size_k: int, size_n: int)
 
 
 def _scaled_mm(
-    a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Tensor | None, out_dtype: torch.dtype
+    a: Tensor,
+    b: Tensor,
+    a_scales: Tensor,
+    b_scales: Tensor,
+    bias: Tensor | None,
+    out_dtype: torch.dtype,
+    configuration: int = -1,
 ) -> Tensor:
     torch._check(
         a.dim() == 2 and b.dim() == 2,
@@ -65,6 +72,7 @@ FAKES = {
     "kernelpkg_evidence::marlin_gemm_emulated": _marlin_gemm,
     "kernelpkg_evidence::scaled_mm_sm89_standin": _scaled_mm,
     "kernelpkg_evidence::scaled_mm_sm120_standin": _scaled_mm,
+    **microscaling.FAKES,
 }
 
 

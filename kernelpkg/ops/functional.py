@@ -64,18 +64,30 @@ def cutlass_scaled_mm(
     scale_b: Tensor,
     out_dtype: torch.dtype = torch.bfloat16,
     bias: Tensor | None = None,
+    configuration: int = -1,
 ) -> Tensor:
     """(scale_a * a) @ (scale_b * b) + bias: [M, N] in out_dtype (bfloat16 or float16).
 
-    a: float8_e4m3fn [M, K] row-major; b: float8_e4m3fn [K, N] column-major (`to_column_major`); K and N
-    multiples of 16. scale_a: float32, one value or M; scale_b: one value or N. bias: [N] in out_dtype.
+    a: float8_e4m3fn or float8_e5m2 [M, K] row-major; b: float8_e4m3fn [K, N] column-major
+    (`to_column_major`). Any M, N and K.
+
+    Scales are float32, of one of two kinds. Either scale_a is one value or M (`quantize_fp8_per_token`) and
+    scale_b one value or N (`quantize_fp8_per_channel`), in any pairing; or both come in blocks of 128:
+    scale_a [M, ceil(K/128)] (`quantize_fp8_per_token_group`) and scale_b [ceil(K/128), ceil(N/128)]
+    (`quantize_fp8_blocks`), with any strides. bias: [N] in out_dtype.
+
+    Rows of a and columns of b that do not start on 16 bytes are copied first, at every call: for a weight
+    whose K is no multiple of 16, `pad_scaled_mm_weight` does that once.
+
+    configuration: a place in the table of the device's route (`kernelpkg.ops.configurations`); -1 leaves the
+    choice to the dispatcher. The CPU has no configurations and passes over it.
 
     Raises GateRefusal on a device that no scaled_mm gate admits. On CPU tensors the reference runs.
     """
     load()
     if a.is_cuda:
         _scaled_mm_admitted(a.device.index or 0)
-    return torch.ops.kernelpkg.cutlass_scaled_mm(a, b, scale_a, scale_b, bias, out_dtype)
+    return torch.ops.kernelpkg.cutlass_scaled_mm(a, b, scale_a, scale_b, bias, out_dtype, configuration)
 
 
 # torch.compile evaluates these two while it traces, and keeps the answer: a device's capability does not

@@ -8,7 +8,8 @@ from typing import Literal
 from kernelpkg.errors import UsageError
 from kernelpkg.ops.formats import WeightFormat
 
-Family = Literal["marlin", "scaled_mm", "repack"]
+Family = Literal["marlin", "scaled_mm", "microscaled", "repack"]
+Microscaling = Literal["mxfp8", "nvfp4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Kernel:
     operator: its torch operator, 'namespace::name'. gate: the gate that admits it (the evidence gate for
     evidence builds). evidence: None, 'emulated' or 'standin'. shown_for: for evidence, the kernel it stands
     for. fp8_mma: whether it multiplies in FP8. weight_format: of the Marlin kernels, one of ops.FORMATS.
+    microscaling: of the microscaled kernels, the format of both operands.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Kernel:
     evidence: Literal["emulated", "standin"] | None = None
     shown_for: str | None = None
     weight_format: WeightFormat | None = None
+    microscaling: Microscaling | None = None
 
 
 def _marlin(name: str, form: WeightFormat) -> Kernel:
@@ -60,6 +63,23 @@ def _standin(route: str) -> Kernel:
     return Kernel(name, f"kernelpkg_evidence::{name}", "evidence_sm90", "scaled_mm", True, "standin", route)
 
 
+def _microscaled(form: Microscaling, standin: bool = False) -> Kernel:
+    name, operator = f"{form}_scaled_mm_sm120", f"{form}_scaled_mm"
+    if standin:
+        return Kernel(
+            f"{name}_standin",
+            f"kernelpkg_evidence::{operator}_standin",
+            "evidence_sm90",
+            "microscaled",
+            form == "mxfp8",
+            "standin",
+            name,
+            microscaling=form,
+        )
+    gate = "scaled_mm_sm120"
+    return Kernel(name, f"kernelpkg::{operator}", gate, "microscaled", form == "mxfp8", microscaling=form)
+
+
 _MARLIN_FP8 = (
     _marlin_fp8("marlin_w4a8_fp8", "u4b8"),
     _marlin_fp8("marlin_w4a8_fp8_zp", "u4"),
@@ -77,8 +97,12 @@ KERNELS: tuple[Kernel, ...] = (
     _marlin("marlin_w4a16_mxfp4", "mxfp4"),
     *_MARLIN_FP8,
     *(_scaled_mm(f"scaled_mm_{route}") for route in ("sm89", "sm90", "sm100", "sm120")),
+    _microscaled("mxfp8"),
+    _microscaled("nvfp4"),
     *(_emulated(entry) for entry in _MARLIN_FP8),
     *(_standin(route) for route in ("scaled_mm_sm89", "scaled_mm_sm120")),
+    _microscaled("mxfp8", standin=True),
+    _microscaled("nvfp4", standin=True),
 )
 
 _BY_NAME = {entry.name: entry for entry in KERNELS}

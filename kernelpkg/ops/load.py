@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from kernelpkg.build import LibraryInfo, find_library
+from kernelpkg.build.manifest import WHEEL_FOLDER, library_identity
 from kernelpkg.errors import UsageError
 
 
@@ -72,8 +73,8 @@ def load(path: str | Path | None = None) -> LibraryInfo:
     from kernelpkg.ops import fakes
 
     fakes.register()
-    _loaded = (info, stamp)
-    return info
+    _loaded = (_verified(info), stamp)
+    return _loaded[0]
 
 
 def _refuse_second(file: Path, stamp: _Stamp) -> None:
@@ -96,6 +97,17 @@ def _refuse_second(file: Path, stamp: _Stamp) -> None:
 def _describe(path: Path) -> LibraryInfo:
     manifest = path.parent / "manifest.json"
     return LibraryInfo(path, json.loads(manifest.read_text()) if manifest.is_file() else {})
+
+
+def _verified(info: LibraryInfo) -> LibraryInfo:
+    """`info`, without its manifest where that is of another file: a library put in its place later would be
+    described by it."""
+    recorded = info.manifest.get("library", {})
+    # Making a wheel strips the library: pip answers for it being whole.
+    if not recorded or info.path.parent == WHEEL_FOLDER:
+        return info
+    same = library_identity(info.path, recorded).get("sha256") == recorded.get("sha256")
+    return info if same else replace(info, manifest={})
 
 
 def _capability() -> object | None:

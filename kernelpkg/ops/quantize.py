@@ -17,12 +17,14 @@ from kernelpkg.errors import UsageError
 from kernelpkg.ops.formats import groups_of
 
 E4M3_MAX = 448.0  # largest finite e4m3fn value: 1.75 * 2**8 (OCP OFP8 1.0, table 1)
+E5M2_MAX = 57344.0  # largest finite e5m2 value: 1.75 * 2**15 (the same)
 E2M1_MAX = 6.0  # 1.5 * 2**2 (OCP Microscaling Formats 1.0, table 5)
 _U4B8_MAX = 7  # symmetric range used: -7 .. 7; the code for -8 stays unused
 _U8B128_MAX = 127  # the same in eight bits
 _GROUP = 128
 _BLOCK = 128
 _FP8 = torch.float8_e4m3fn
+_LARGEST = {torch.float8_e4m3fn: E4M3_MAX, torch.float8_e5m2: E5M2_MAX}
 
 
 def _matrix(x: Tensor, what: str) -> Tensor:
@@ -35,31 +37,57 @@ def _scale(amax: Tensor, largest: float) -> Tensor:
     return torch.where(amax == 0, torch.ones_like(amax), amax / largest)
 
 
-def _to_e4m3(x: Tensor, scale: Tensor) -> Tensor:
-    # torch's conversion turns what lies above 448 into NaN; a quotient may exceed it by one rounding.
-    return (x / scale).clamp(-E4M3_MAX, E4M3_MAX).to(_FP8)
+def _largest(dtype: torch.dtype) -> float:
+    """The largest finite value of an FP8 dtype."""
+    if dtype not in _LARGEST:
+        raise UsageError(f"dtype is {dtype}; it must be torch.float8_e4m3fn or torch.float8_e5m2")
+    return _LARGEST[dtype]
 
 
-def quantize_fp8_per_tensor(x: Tensor) -> tuple[Tensor, Tensor]:
-    """[M, K] floats -> (e4m3 [M, K], float32 [1])."""
-    values = _matrix(x, "x")
+def _to_fp8(x: Tensor, scale: Tensor, dtype: torch.dtype = _FP8) -> Tensor:
+    # torch's conversion turns what lies above 448 into NaN (57344 in e5m2: infinity); a quotient may exceed
+    # it by one rounding.
+    largest = _LARGEST[dtype]
+    return (x / scale).clamp(-largest, largest).to(dtype)
+
+
+def quantize_fp8_per_tensor(x: Tensor, dtype: torch.dtype = _FP8) -> tuple[Tensor, Tensor]:
+    """[M, K] floats -> (FP8 [M, K], float32 [1]). dtype: float8_e4m3fn, or float8_e5m2 for activations."""
+    values, largest = _matrix(x, "x"), _largest(dtype)
     amax = values.abs().max().reshape(1) if values.numel() else values.new_zeros(1)
-    scale = _scale(amax, E4M3_MAX)
-    return _to_e4m3(values, scale), scale
+    scale = _scale(amax, largest)
+    return _to_fp8(values, scale, dtype), scale
 
 
-def quantize_fp8_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
-    """[M, K] floats -> (e4m3 [M, K], float32 [M, 1]): one scale per row."""
-    values = _matrix(x, "x")
-    scale = _scale(values.abs().amax(dim=1, keepdim=True), E4M3_MAX)
-    return _to_e4m3(values, scale), scale
+def quantize_fp8_per_token(x: Tensor, dtype: torch.dtype = _FP8) -> tuple[Tensor, Tensor]:
+    """[M, K] floats -> (FP8 [M, K], float32 [M, 1]): one scale per row. dtype: as per tensor."""
+    values, largest = _matrix(x, "x"), _largest(dtype)
+    scale = _scale(values.abs().amax(dim=1, keepdim=True), largest)
+    return _to_fp8(values, scale, dtype), scale
+
+
+def quantize_fp8_per_token_group(
+    x: Tensor, group: int = _GROUP, dtype: torch.dtype = _FP8
+) -> tuple[Tensor, Tensor]:
+    """[M, K] floats -> (FP8 [M, K], float32 [M, ceil(K/group)], column-major): one scale per row and `group`
+    values of K. cutlass_scaled_mm takes groups of 128, beside the weight of `quantize_fp8_blocks`.
+    """
+    values, largest = _matrix(x, "x"), _largest(dtype)
+    if group < 1:
+        raise UsageError(f"group is {group}; it must be at least 1")
+    rows, columns = values.shape
+    padded = torch.nn.functional.pad(values, (0, -columns % group))
+    groups = padded.reshape(rows, padded.shape[1] // group, group)
+    scale = _scale(groups.abs().amax(dim=2), largest)
+    quantised = _to_fp8(groups, scale[:, :, None], dtype).reshape(padded.shape)
+    return quantised[:, :columns].contiguous(), to_column_major(scale)
 
 
 def quantize_fp8_per_channel(w: Tensor) -> tuple[Tensor, Tensor]:
     """[K, N] floats -> (e4m3 [K, N] row-major, float32 [1, N]): one scale per column."""
     values = _matrix(w, "w")
     scale = _scale(values.abs().amax(dim=0, keepdim=True), E4M3_MAX)
-    return _to_e4m3(values, scale).contiguous(), scale
+    return _to_fp8(values, scale).contiguous(), scale
 
 
 def quantize_fp8_per_group(
@@ -73,12 +101,12 @@ def quantize_fp8_per_group(
     values = _matrix(w, "w")
     groups = _grouped(values, group_size)
     scale = _scale(groups.abs().amax(dim=1), E4M3_MAX).to(dtype)
-    return _ungrouped(_to_e4m3(groups, scale.float()[:, None, :]), values).contiguous(), scale
+    return _ungrouped(_to_fp8(groups, scale.float()[:, None, :]), values).contiguous(), scale
 
 
 def quantize_fp8_blocks(w: Tensor) -> tuple[Tensor, Tensor]:
     """[K, N] floats -> (e4m3 [K, N] row-major, float32 [ceil(K/128), ceil(N/128)]): one scale per block of
-    128 x 128; pack with blocks=True.
+    128 x 128; pack with blocks=True, or give cutlass_scaled_mm its column-major form.
 
     The scales are bfloat16 numbers, so that packing does not round them.
     """
@@ -87,7 +115,7 @@ def quantize_fp8_blocks(w: Tensor) -> tuple[Tensor, Tensor]:
     padded = torch.nn.functional.pad(values, (0, -columns % _BLOCK, 0, -rows % _BLOCK))
     blocks = padded.reshape(padded.shape[0] // _BLOCK, _BLOCK, padded.shape[1] // _BLOCK, _BLOCK)
     scale = _scale(blocks.abs().amax(dim=(1, 3)), E4M3_MAX).bfloat16().float()
-    quantised = _to_e4m3(blocks, scale[:, None, :, None]).reshape(padded.shape)
+    quantised = _to_fp8(blocks, scale[:, None, :, None]).reshape(padded.shape)
     return quantised[:rows, :columns].contiguous(), scale
 
 
@@ -158,7 +186,7 @@ def quantize_mxfp4(w: Tensor) -> tuple[Tensor, Tensor]:
     """[K, N] floats -> (int32 [ceil(K/8), N], uint8 e8m0 exponents [ceil(K/32), N]): OCP MXFP4."""
     values = _matrix(w, "w")
     groups = _grouped(values, 32)
-    scale = _e8m0(groups.abs().amax(dim=1), 2)
+    scale = e8m0_codes(groups.abs().amax(dim=1), 2)
     codes = e2m1_codes(torch.ldexp(groups, 127 - scale[:, None, :].int()))
     return pack_nibbles(_ungrouped(codes, values)), scale
 
@@ -167,7 +195,7 @@ def quantize_mxfp8(w: Tensor) -> tuple[Tensor, Tensor]:
     """[K, N] floats -> (e4m3 [K, N] row-major, uint8 e8m0 exponents [ceil(K/32), N]): OCP MXFP8."""
     values = _matrix(w, "w")
     groups = _grouped(values, 32)
-    scale = _e8m0(groups.abs().amax(dim=1), 8)
+    scale = e8m0_codes(groups.abs().amax(dim=1), 8)
     scaled = torch.ldexp(groups, 127 - scale[:, None, :].int()).clamp(-E4M3_MAX, E4M3_MAX)
     return _ungrouped(scaled.to(_FP8), values).contiguous(), scale
 
@@ -199,7 +227,25 @@ def to_column_major(w: Tensor) -> Tensor:
     return w.t().contiguous().t()
 
 
-def _e8m0(amax: Tensor, largest_exponent: int) -> Tensor:
+def pad_scaled_mm_weight(b: Tensor) -> Tensor:
+    """The FP8 weight [K, N] with columns that cutlass_scaled_mm reads where they lie: column-major, each on
+    16 bytes, zeros between them. `b` itself where it is so already.
+
+    For a constant weight whose K is no multiple of 16: done once at load, nothing is copied at a call.
+    (Capability 8.9 reads up to a multiple of 16 in both operands, and copies them where K is none.)
+    """
+    if b.dim() != 2 or b.dtype not in _LARGEST:
+        raise UsageError(f"b is {b.dtype} {list(b.shape)}; it must be an FP8 matrix [K, N]")
+    rows, columns = b.shape
+    lies_well = b.stride(0) == 1 and b.stride(1) >= rows and b.stride(1) % 16 == 0 and b.data_ptr() % 16 == 0
+    if lies_well:
+        return b
+    padded = b.new_zeros(columns, -(-rows // 16) * 16)
+    padded[:, :rows] = b.t()
+    return padded[:, :rows].t()
+
+
+def e8m0_codes(amax: Tensor, largest_exponent: int) -> Tensor:
     """The exponent codes that bring each largest value's exponent to the format's largest; 127 for zeros."""
     exponents = torch.frexp(amax).exponent - 1  # floor(log2)
     codes = (exponents - largest_exponent + 127).clamp(0, 254)

@@ -99,9 +99,19 @@ def marlin_gemm_reference(
 def scaled_mm_reference(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """float64 [M, N] of e4m3 operands and their scales; not rounded to an output dtype."""
-    product = (a.double() * scale_a.double().reshape(-1, 1)) @ (b.double() * scale_b.double().reshape(1, -1))
+    """float64 [M, N] of FP8 operands and their scales, of either kind that cutlass_scaled_mm takes; not
+    rounded to an output dtype."""
+    rows, columns = scaled_operands(a, b, scale_a, scale_b)
+    product = rows @ columns
     return product if bias is None else product + bias.double()
+
+
+def scaled_operands(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> tuple[Tensor, Tensor]:
+    """float64 a [M, K] and b [K, N], times their scales: vectors, or blocks where either is none."""
+    if scale_a.numel() in (1, a.shape[0]) and scale_b.numel() in (1, b.shape[1]):
+        return a.double() * scale_a.double().reshape(-1, 1), b.double() * scale_b.double().reshape(1, -1)
+    rows = scale_a.double().repeat_interleave(128, dim=1)[:, : a.shape[1]]
+    return a.double() * rows, dequantize_e4m3_blocks(b, scale_b)
 
 
 def _nibbles(qweight: Tensor, size_k: int | None) -> Tensor:

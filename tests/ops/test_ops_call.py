@@ -114,6 +114,14 @@ def call_arguments(packed) -> dict[str, tuple]:
     b, scale_b = ops.quantize_fp8_per_channel(randn(K, N, seed=2))
     q, _ = ops.quantize_u4b8(randn(250, 100))
     mm = (fp8, ops.to_column_major(b), scales, scale_b, None, torch.bfloat16)
+    x8, x8_scales = ops.quantize_mxfp8_rows(randn(5, 96))
+    w8_rows, w8_scales = ops.quantize_mxfp8_rows(randn(40, 96, seed=2))
+    mx_scales = (ops.swizzle_scales(x8_scales), ops.swizzle_scales(w8_scales))
+    mx = (x8, w8_rows, *mx_scales, None, torch.bfloat16)
+    x4, x4_scales, x4_global = ops.quantize_nvfp4_rows(randn(5, 96))
+    w4, w4_scales, w4_global = ops.quantize_nvfp4_rows(randn(40, 96, seed=2))
+    nv_scales = (ops.swizzle_scales(x4_scales), ops.swizzle_scales(w4_scales))
+    nv = (x4, w4, *nv_scales, x4_global * w4_global, bias[:40], torch.bfloat16)
     return {
         "kernelpkg::marlin_gemm": arguments_of(w16, x[:, :250], None, bias),
         "kernelpkg::marlin_repack": (q, 0, 250, 100),
@@ -121,6 +129,10 @@ def call_arguments(packed) -> dict[str, tuple]:
         "kernelpkg_evidence::marlin_gemm_emulated": arguments_of(w8, fp8, scales),
         "kernelpkg_evidence::scaled_mm_sm89_standin": mm,
         "kernelpkg_evidence::scaled_mm_sm120_standin": mm,
+        "kernelpkg::mxfp8_scaled_mm": mx,
+        "kernelpkg::nvfp4_scaled_mm": nv,
+        "kernelpkg_evidence::mxfp8_scaled_mm_standin": mx,
+        "kernelpkg_evidence::nvfp4_scaled_mm_standin": nv,
     }
 
 
@@ -131,6 +143,10 @@ OPERATORS = (
     "kernelpkg_evidence::marlin_gemm_emulated",
     "kernelpkg_evidence::scaled_mm_sm89_standin",
     "kernelpkg_evidence::scaled_mm_sm120_standin",
+    "kernelpkg::mxfp8_scaled_mm",
+    "kernelpkg::nvfp4_scaled_mm",
+    "kernelpkg_evidence::mxfp8_scaled_mm_standin",
+    "kernelpkg_evidence::nvfp4_scaled_mm_standin",
 )
 
 

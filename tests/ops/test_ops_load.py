@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -105,6 +107,25 @@ except UsageError as error:
     second, rebuilt = result.stdout.strip().splitlines()
     assert f"cannot load {other}" in second and "start a new process" in second
     assert "was built again" in rebuilt and "start a new process" in rebuilt
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_manifest_of_another_file_is_not_believed(library_path, tmp_path, same):
+    """Copied with its library it holds, whatever the dates are; beside another library it does not."""
+    own = tmp_path / library_path.name
+    shutil.copy(library_path, own)
+    digest = hashlib.sha256(own.read_bytes()).hexdigest() if same else "0" * 64
+    recorded = {"size": own.stat().st_size, "mtime_ns": 1, "sha256": digest}
+    manifest = {"library": recorded, "targets": ["9.0a"], "kernels": {"marlin_w8a16": {"targets": ["9.0a"]}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    code = """
+import sys
+from kernelpkg import ops
+info = ops.load(sys.argv[1])
+print(bool(info.manifest), ops.supports("marlin_w8a16", "9.0").built)
+"""
+    result = python(code, own)
+    assert result.stdout.split() == (["True", "True"] if same else ["False", "None"]), result.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ import torch
 from kernelpkg.errors import UsageError
 from kernelpkg.ops import (
     E4M3_MAX,
+    E5M2_MAX,
     quantize_fp8_blocks,
     quantize_fp8_per_channel,
     quantize_fp8_per_group,
     quantize_fp8_per_tensor,
     quantize_fp8_per_token,
+    quantize_fp8_per_token_group,
     quantize_mxfp4,
     quantize_mxfp8,
     quantize_nvfp4,
@@ -65,6 +67,41 @@ def test_fp8_scale_shapes(matrix):
     assert quantize_fp8_per_channel(matrix)[1].shape == (1, 64)
     assert quantize_fp8_per_group(matrix, 128)[1].shape == (2, 64)
     assert quantize_fp8_per_group(matrix, -1)[1].shape == (1, 64)
+
+
+FP8_RANGES = [(torch.float8_e4m3fn, E4M3_MAX, 2.0**-4), (torch.float8_e5m2, E5M2_MAX, 2.0**-3)]
+
+
+@pytest.mark.parametrize(("dtype", "largest", "rounding"), FP8_RANGES, ids=lambda x: str(x))
+def test_activations_in_either_fp8_type(dtype, largest, rounding, matrix):
+    assert torch.finfo(dtype).max == largest
+    rows = matrix[:33, :50]
+    for quantize in (quantize_fp8_per_tensor, quantize_fp8_per_token, quantize_fp8_per_token_group):
+        q, scale = quantize(rows, dtype=dtype)
+        assert q.dtype == dtype and q.is_contiguous() and scale.dtype == torch.float32
+        assert q.float().abs().max() == largest
+        error = (q.float() * scale - rows).abs() / rows.abs()
+        assert error[rows.abs() >= scale * torch.finfo(dtype).smallest_normal].max() <= rounding * (1 + 1e-5)
+        with pytest.raises(UsageError, match=r"dtype is torch\.float16; it must be torch\.float8_e4m3fn"):
+            quantize(rows, dtype=torch.float16)
+
+
+@pytest.mark.parametrize("k", [256, 300, 5])
+def test_a_scale_per_token_and_group(k):
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(7, k, generator=generator) * torch.logspace(-3, 3, k)
+    q, scale = quantize_fp8_per_token_group(x)
+    assert q.shape == x.shape and scale.shape == (7, -(-k // 128))
+    assert scale.stride(0) == 1  # M-major: one column per group
+    for group in range(scale.shape[1]):
+        part, own = x[:, 128 * group : 128 * (group + 1)], scale[:, group, None]
+        expected, expected_scale = quantize_fp8_per_token(part)
+        assert torch.equal(own, expected_scale)
+        assert torch.equal(q[:, 128 * group : 128 * (group + 1)].float(), expected.float())
+    assert quantize_fp8_per_token_group(x, group=64)[1].shape == (7, -(-k // 64))
+    assert quantize_fp8_per_token_group(x[:0])[1].shape == (0, -(-k // 128))
+    with pytest.raises(UsageError, match="group is 0"):
+        quantize_fp8_per_token_group(x, group=0)
 
 
 def test_a_slice_of_zeros_stays_zero():
