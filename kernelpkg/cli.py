@@ -293,6 +293,9 @@ def check(
     sanitizer: Annotated[
         str | None, typer.Option(help="Run the cases under compute-sanitizer: memcheck,racecheck.")
     ] = None,
+    configurations: Annotated[
+        str, typer.Option(help="Of scaled_mm: dispatched, or all that the library holds.")
+    ] = "dispatched",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print failures and the summary alone.")
     ] = False,
@@ -322,7 +325,14 @@ def check(
             soft_wrap=True,
         )
 
-    report = checker.run(kernels=split(kernel), size=size, device=device, seed=seed, on_case=line)
+    report = checker.run(
+        kernels=split(kernel),
+        size=size,
+        device=device,
+        seed=seed,
+        on_case=line,
+        configurations=configurations,
+    )
     if as_json:
         show(report.rows, True)
     (err if as_json else out).print(
@@ -371,7 +381,8 @@ def bench(
     show(report.rows if as_json else map(bench_line, report.rows), as_json)
     if not as_json:
         show(peers_left_out(report.peers_left_out), False)
-        goals = bencher.evaluate(report.rows, str(report.machine.get("name") or ""))
+        machine = str(report.machine.get("name") or "")
+        goals = bencher.evaluate(report.rows, machine, costs=report.costs)
         show(goals, False, ("goal", "wanted", "reached", "met", "at", "on", "basis"), "Goals")
     (err if as_json else out).print(f"{report.summary}  [{report.label}]", markup=False, soft_wrap=True)
     for note in filter(None, (report.peers_line, *report.notes)):

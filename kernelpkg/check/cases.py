@@ -5,11 +5,13 @@ Three sizes. tiny: every branch once, under 10 s on two CPU cores. default: adds
 of this kind have failed before (odd M, one row past a tile, N that no large tile divides, K of 28672, several
 M splits), and every dtype and grouping with an N and a K that nothing divides.
 full: every dtype, grouping and scale kind on every shape of a grid, and layer shapes of Llama 3.1 8B and 70B.
+
+The shapes of scaled_mm include those that vLLM tests its operator on, with vectors and with blocks of scales.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +21,8 @@ from kernelpkg.ops.kernels import kernel
 
 SIZES = ("tiny", "default", "full")
 Kind = Literal["plain", "strided", "nan", "overflow", "graph", "streams", "repack"]
-# Of grouped weight scales: as they are, one per 128 x 128 block, powers of two (MXFP8).
+# Of grouped weight scales: as they are, one per 128 x 128 block, powers of two (MXFP8). Of scaled_mm: vectors
+# or blocks.
 Scales = Literal["plain", "block", "mx"]
 DType = Literal["bf16", "fp16"]
 
@@ -79,6 +82,65 @@ _SCALED_DEFAULT = (
     (1025, 144, 128),
     (2, 28672, 256),
 )
+# N and K that 16 does not divide: padded or cut off within the operator, or by the kernels themselves.
+_SCALED_ODD_TINY = ((1, 33, 129), (5, 37, 100), (16, 100, 200), (66, 67, 333))
+_SCALED_ODD = (
+    (1, 3420, 1280),
+    (64, 6840, 1280),
+    (32, 1280, 6840),
+    (16, 100, 200),
+    (33, 255, 513),
+    (257, 1001, 1537),
+    (1, 1, 1),
+)
+_SCALED_BLOCK_TINY = (
+    (0, 64, 256),
+    (1, 128, 256),
+    (3, 200, 300),
+    (17, 576, 384),
+    (66, 131, 517),
+    (129, 260, 256),
+)
+_SCALED_BLOCK_M = (1, 7, 8, 83)
+_SCALED_BLOCK_NK = tuple((n, k) for n in (128, 512, 576, 7168) for k in (256, 3884, 4096))
+# Of the microscaled GEMMs, whose K is a multiple of 32. Tiles are 128 x 128 x 128, scales come in tiles of
+# 128 rows and 4 blocks.
+_MICRO_TINY = ((0, 64, 128), (1, 1, 32), (7, 200, 96), (33, 77, 160), (65, 130, 512), (129, 264, 1056))
+_MICRO_DEFAULT = (
+    (1, 4096, 4096),
+    (16, 576, 7168),
+    (64, 2048, 480),
+    (100, 1001, 544),
+    (128, 512, 512),
+    (257, 832, 1408),
+    (300, 1003, 32),
+    (513, 256, 1024),
+    (3, 65, 16384),
+    (17, 192, 28672),
+    (1025, 136, 128),
+    (2, 28672, 256),
+)
+_SCALED_VLLM = (
+    (1, 256, 128),
+    (1, 16384, 1024),
+    (1, 24576, 496),
+    (16, 256, 496),
+    (16, 16384, 128),
+    (16, 24576, 4096),
+    (32, 8192, 4096),
+    (32, 16384, 4096),
+    (33, 1024, 1024),
+    (33, 8192, 128),
+    (64, 2048, 496),
+    (64, 16384, 1024),
+    (100, 8192, 496),
+    (128, 32768, 4096),
+    (256, 4096, 4096),
+    (512, 256, 1024),
+    (512, 8192, 4096),
+    (512, 16384, 128),
+    (512, 24576, 128),
+)
 # (N, K) of the linear layers of Llama 3.1 8B and 70B that differ: qkv, output, gate and up, down.
 _LLAMA_NK = (
     (6144, 4096),
@@ -98,11 +160,12 @@ class Case:
     """One case.
 
     dtype: of the output, 'bf16' or 'fp16'. group_size, scales: of Marlin weights, -1 per channel. token,
-    channel: scaled_mm's scale kinds, per token and per channel rather than per tensor. kind: what is special
-    about its contents or about the way it is run.
+    channel: scaled_mm's scale kinds, per token and per channel rather than per tensor; scales 'block': blocks
+    of 128 instead. e5m2: whether scaled_mm's a is. configuration: a place in its route's table, -1 for the
+    dispatcher's choice. kind: what is special about its contents or about the way it is run.
     """
 
-    family: Literal["marlin", "scaled_mm", "repack"]
+    family: Literal["marlin", "scaled_mm", "microscaled", "repack"]
     m: int
     n: int
     k: int
@@ -113,6 +176,8 @@ class Case:
     bias: bool = False
     kind: Kind = "plain"
     scales: Scales = "plain"
+    e5m2: bool = False
+    configuration: int = -1
 
     @property
     def id(self) -> str:
@@ -122,10 +187,15 @@ class Case:
         if self.family == "marlin":
             prefix = {"plain": "g", "block": "block", "mx": "mx"}[self.scales]
             scales = "channel" if self.group_size == -1 else f"{prefix}{self.group_size}"
+        elif self.family == "microscaled":
+            scales = ""
+        elif self.scales == "block":
+            scales = "block"
         else:
             scales = f"{'token' if self.token else 'tensor'}-{'channel' if self.channel else 'tensor'}"
-        parts = [f"m{self.m}", f"n{self.n}", f"k{self.k}", self.dtype, scales]
-        return "-".join(parts + ["bias"] * self.bias + [self.kind] * (self.kind != "plain"))
+        parts = [f"m{self.m}", f"n{self.n}", f"k{self.k}", self.dtype] + [scales] * bool(scales)
+        parts += ["e5m2"] * self.e5m2 + ["bias"] * self.bias + [self.kind] * (self.kind != "plain")
+        return "-".join(parts + [f"cfg{self.configuration}"] * (self.configuration >= 0))
 
     @property
     def multiply_adds(self) -> int:
@@ -142,6 +212,8 @@ def cases_for(kernel_name: str, size: str = "default") -> tuple[Case, ...]:
         found: Iterator[Case] = _repack(size)
     elif entry.family == "marlin":
         found = _marlin(size, entry.weight_format or "u4b8")
+    elif entry.family == "microscaled":
+        found = _microscaled(size)
     else:
         found = _scaled_mm(size)
     return tuple(dict.fromkeys(found))
@@ -205,29 +277,104 @@ def _marlin(size: str, form: WeightFormat) -> Iterator[Case]:
 
 
 def _scaled_mm(size: str) -> Iterator[Case]:
-    kinds = [(token, channel) for token in (False, True) for channel in (False, True)]
     for position, shape in enumerate(_SCALED_TINY):
-        for turn, (token, channel) in enumerate(kinds):
-            dtype = ("bf16", "fp16")[(position + turn) % 2]
-            yield Case(
-                "scaled_mm", *shape, dtype, token=token, channel=channel, bias=(position + turn // 2) % 2 == 1
-            )
-    yield from _special(Case("scaled_mm", 33, 208, 272, token=True, channel=True, bias=True))
+        for turn in range(4):
+            yield _vectors(position + turn, shape, turn, bias=(position + turn // 2) % 2 == 1)
+    for position, shape in enumerate(_SCALED_ODD_TINY):
+        yield _vectors(position, shape, 3 - position)
+        yield _vectors(position + 1, shape, 3, e5m2=True)
+    for position, shape in enumerate(_SCALED_BLOCK_TINY):
+        yield _blocks(position, shape)
+        yield _blocks(position + 1, shape, e5m2=position // 2 % 2 == 0)
+    vectors = Case("scaled_mm", 33, 208, 272, token=True, channel=True, bias=True)
+    yield from _special(vectors)
+    # Rows and columns that start anywhere, in the middle of NaN.
+    yield replace(vectors, n=203, k=333, kind="strided")
+    blocks = Case("scaled_mm", 33, 203, 333, bias=True, scales="block")
+    yield from _special(blocks)
+    yield replace(blocks, e5m2=True, kind="nan")
     if size == "tiny":
         return
     for position, shape in enumerate(_SCALED_DEFAULT):
-        turns = range(4) if size == "full" else (position % 4, 3)
-        for turn in turns:
-            token, channel = kinds[turn]
-            dtype = ("bf16", "fp16")[(position + turn) % 2]
-            yield Case(
-                "scaled_mm", *shape, dtype, token=token, channel=channel, bias=(position + turn) % 2 == 0
-            )
-    yield from _special(Case("scaled_mm", 257, 832, 1408, token=True, channel=True, bias=True))
+        for turn in range(4) if size == "full" else (position % 4, 3):
+            yield _vectors(position + turn, shape, turn, bias=(position + turn) % 2 == 0)
+    yield from _special(replace(vectors, m=257, n=832, k=1408))
+    for position, shape in enumerate(_SCALED_VLLM):
+        yield _vectors(position, shape, position, e5m2=position % 4 == 2)
+    for position, shape in enumerate(_SCALED_ODD):
+        yield _vectors(position, shape, 3)
+        yield _blocks(position, shape, e5m2=position % 4 == 2)
+    turns = ((1, 8), (7, 83))
+    grid = [(m, *nk) for position, nk in enumerate(_SCALED_BLOCK_NK) for m in turns[position % 2]]
+    for position, shape in enumerate(grid):
+        yield _blocks(position + position // 4, shape, e5m2=position % 5 == 2)
+    yield _blocks(0, (32, 576, 7168))  # columns past the last whole block
+    yield _blocks(1, (257, 832, 1408))
     if size == "full":
-        for n, k in _LLAMA_NK:
-            for m in (*_LLAMA_M, 4096):
-                yield Case("scaled_mm", m, n, k, token=True, channel=True)
+        yield from _scaled_mm_full()
+
+
+def _scaled_mm_full() -> Iterator[Case]:
+    """Every kind of scales, both outputs, both types of a, bias or not."""
+    for position, shape in enumerate((*_SCALED_VLLM, *_SCALED_ODD)):
+        for turn in range(4):
+            yield _vectors(position + turn, shape, turn, bias=(position + turn // 2) % 2 == 1)
+        yield _vectors(position, shape, 3, e5m2=True)
+        yield _blocks(position, shape)
+    wide = tuple((n, k) for n in (576, 13824) for k in (13824, 16384))
+    for position, nk in enumerate((*_SCALED_BLOCK_NK, *wide)):
+        for m in (*_SCALED_BLOCK_M, 4096):
+            for turn in range(2):
+                yield _blocks(position + turn, (m, *nk), e5m2=(position + m) % 3 == turn)
+    for m in range(1, 128, 7):  # through every small tile
+        for nk in (32, 64, 96):
+            yield _vectors(m, (m, nk, nk), 3)
+            yield _blocks(m, (m, nk, nk))
+    for n, k in _LLAMA_NK:
+        for m in (*_LLAMA_M, 4096):
+            yield Case("scaled_mm", m, n, k, token=True, channel=True)
+            yield Case("scaled_mm", m, n, k, scales="block")
+
+
+def _vectors(
+    position: int, shape: tuple[int, int, int], turn: int, *, bias: bool | None = None, e5m2: bool = False
+) -> Case:
+    """One scale or a vector of them, a pairing for each `turn`; dtypes take turns, the bias where None."""
+    bias = position // 2 % 2 == 1 if bias is None else bias
+    token, channel = turn // 2 % 2 == 1, turn % 2 == 1
+    dtype: DType = "fp16" if position % 2 else "bf16"
+    return Case("scaled_mm", *shape, dtype, token=token, channel=channel, bias=bias, e5m2=e5m2)
+
+
+def _blocks(position: int, shape: tuple[int, int, int], *, e5m2: bool = False) -> Case:
+    """Scales in blocks; dtypes and bias take turns."""
+    dtype: DType = "fp16" if position % 2 else "bf16"
+    return Case("scaled_mm", *shape, dtype, bias=position // 2 % 2 == 1, scales="block", e5m2=e5m2)
+
+
+def _microscaled(size: str) -> Iterator[Case]:
+    """Dtypes and bias take turns; padding scales are poisoned in every case."""
+
+    def each(shapes: Iterable[tuple[int, int, int]], turn: int = 0) -> Iterator[Case]:
+        for at, shape in enumerate(shapes, turn):
+            yield Case("microscaled", *shape, "fp16" if at % 2 else "bf16", bias=at // 2 % 2 == 1)
+
+    special = Case("microscaled", 33, 208, 288, bias=True)
+    yield from each(_MICRO_TINY)
+    yield from _special(special)
+    yield replace(special, n=203, kind="strided")  # rows that start anywhere: copied first
+    if size == "tiny":
+        return
+    yield from each(_MICRO_DEFAULT)
+    yield from each(_MICRO_DEFAULT[4:7], turn=3)
+    yield from _special(replace(special, m=257, n=832, k=1408))
+    if size == "full":
+        grid = [(m, n, k) for n, k in _MARLIN_GRID_NK for m in _MARLIN_GRID_M]
+        grid = [(m, n, k // 32 * 32) for m, n, k in grid]
+        for turn in range(4):
+            yield from each((*_MICRO_TINY, *_MICRO_DEFAULT, *grid), turn)
+        yield from each((m, 96, 160) for m in range(2, 260, 9))
+        yield from each((m, n, k) for n, k in _LLAMA_NK for m in (*_LLAMA_M, 4096))
 
 
 def _special(base: Case, form: WeightFormat | None = None) -> Iterator[Case]:

@@ -100,13 +100,16 @@ def _sum_rounding(entry: Kernel, case: Case, device: torch.device) -> float:
     16-bit MMA (the emulated FP8 forms too): float32 accumulators, 2^-23 for each 16 along K, and eight steps
     more for the K-split and the scaling.
     FP8 MMA: an adder of about 13 bits, for each 32 along K. Marlin takes the sum out every 128 along K, which
-    is four steps whatever K is; scaled_mm leaves it in for the whole of K.
+    is four steps whatever K is, and so does scaled_mm where scales come in blocks; without them it leaves the
+    sum in for the whole of K, and so do the microscaled kernels, FP4 ones too.
     """
     if device.type == "cpu":
         return 128 * 2.0**-24
-    if not entry.fp8_mma or entry.evidence is not None:
+    narrow = entry.fp8_mma or entry.family == "microscaled"
+    if not narrow or entry.evidence is not None:
         return 1.5 * 2.0**-23 * math.sqrt(case.k / 16 + 8)
-    steps = 4 if entry.family == "marlin" else max(1, case.k / 32)
+    taken_out = entry.family == "marlin" or case.scales == "block"
+    steps = 4 if taken_out else max(1, case.k / 32)
     return 1.5 * 2.0**-13 * math.sqrt(steps)
 
 

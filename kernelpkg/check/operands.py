@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from kernelpkg.check.cases import Case
 from kernelpkg.check.metrics import DTYPES
+from kernelpkg.check.microscaled import ALPHA, make_operand
+from kernelpkg.check.patterns import amid_nan, signed_scales, structured_scales, structured_zeros
 from kernelpkg.ops import reference
 from kernelpkg.ops.formats import groups_of
 from kernelpkg.ops.kernels import Kernel
@@ -19,6 +22,7 @@ from kernelpkg.ops.quantize import E4M3_MAX, pack_nibbles, to_column_major
 
 Inputs = dict[str, Tensor | None]
 _FP8 = torch.float8_e4m3fn
+_E5M2 = torch.float8_e5m2
 
 # NVFP4: scales times the first use more of e4m3's range; the global scale brings them back, but for a tenth,
 # so that leaving it out shows.
@@ -30,8 +34,8 @@ _NVFP4_GLOBAL = 1.1 / _NVFP4_RANGE
 class Problem:
     """One case, ready to run.
 
-    inputs: the operator's tensors by name (output_scale: one float64 on the CPU). call: runs the operator on
-    such inputs. ref: float64 result.
+    inputs: the operator's tensors by name (output_scale, alpha: one float64 on the CPU). call: runs the
+    operator on such inputs. ref: float64 result.
     spread: float64, the size that the partial sums behind each element reach: their end, without the bias,
     plus sqrt of the sum of the squared products. packed: Marlin's weight.
     """
@@ -62,42 +66,39 @@ def operator(entry: Kernel) -> Callable[..., Tensor]:
 
 def make_problem(entry: Kernel, case: Case, device: torch.device | str, seed: int = 0) -> Problem:
     """Random operands with structured scales. The same kernel family, case, device type and seed give the
-    same ones."""
+    same ones, under whichever configuration."""
+    if case.configuration >= 0:
+        kept = _kept(entry, replace(case, configuration=-1), str(device), seed)
+        return replace(kept, case=case, call=_scaled_mm_call(entry, case))
     where = torch.device(device)
     generator = torch.Generator(where).manual_seed(zlib.crc32(f"{case.id} {seed}".encode()))
     if entry.family == "marlin":
         return _marlin(entry, case, where, generator)
+    if entry.family == "microscaled":
+        return _microscaled(entry, case, where, generator)
     return _scaled_mm(entry, case, where, generator)
 
 
-def structured_scales(rows: int, columns: int, device: torch.device) -> Tensor:
-    """float32 [rows, columns] between 2^-6 and 2^-1, no two neighbours alike.
+# A sweep runs a case under one configuration after the other: operands and reference are made once.
+@lru_cache(maxsize=1)
+def _kept(entry: Kernel, case: Case, device: str, seed: int) -> Problem:
+    return make_problem(entry, case, device, seed)
 
-    Equal scales, or random ones of one size, would hide a permuted scale. Columns differ by the exponent
-    (period 5) and the mantissa (period 13), so two are alike only where they are 65 apart, which no tile or
-    shuffle is.
-    """
-    row = torch.arange(rows, device=device)[:, None]
-    column = torch.arange(columns, device=device)[None, :]
-    mantissa = 1 + ((7 * column + 11 * row) % 13) / 13
-    return mantissa * torch.exp2((3 * column + row) % 5 - 6)
+
+def drop_kept() -> None:
+    """Frees the operands that a sweep keeps."""
+    _kept.cache_clear()
 
 
 def _activations(case: Case, fp8: bool, device: torch.device, generator: torch.Generator) -> Tensor:
-    dtype = _FP8 if fp8 else DTYPES[case.dtype]
+    dtype = (_E5M2 if case.e5m2 else _FP8) if fp8 else DTYPES[case.dtype]
     values = torch.randn(case.m, case.k, device=device, generator=generator) * (2.0 if fp8 else 1.0)
     if case.kind == "nan":
         values[1 % case.m, 5] = torch.nan
-        if not fp8:  # e4m3fn has no infinity
+        if dtype != _FP8:  # e4m3fn has no infinity
             values[7 % case.m, case.k - 1] = torch.inf
     a = values.to(dtype)
-    if case.kind != "strided":
-        return a
-    # The middle of a larger matrix of NaN: a read past a row, or of a row that does not exist, shows.
-    offset = 16
-    surroundings = torch.full((case.m + 16, 2 * case.k), torch.nan, device=device).to(dtype)
-    surroundings[8 : 8 + case.m, offset : offset + case.k] = a
-    return surroundings[8 : 8 + case.m, offset : offset + case.k]
+    return amid_nan(a) if case.kind == "strided" else a
 
 
 def _weight(entry: Kernel, case: Case, device: torch.device, generator: torch.Generator) -> Tensor:
@@ -121,13 +122,6 @@ def _weight_scales(entry: Kernel, case: Case, device: torch.device) -> Tensor:
     if entry.weight_format == "mxfp4" or case.scales == "mx":
         return (torch.frexp(scales).exponent - 1 + 127).to(torch.uint8)
     return scales.to(DTYPES[case.dtype])
-
-
-def structured_zeros(rows: int, columns: int, device: torch.device) -> Tensor:
-    """uint8 [rows, columns] from 0 to 15, different wherever tiles or shuffles could exchange two."""
-    row = torch.arange(rows, device=device)[:, None]
-    column = torch.arange(columns, device=device)[None, :]
-    return ((7 * column + 4 * row) % 15 + column % 2).to(torch.uint8)
 
 
 def _marlin(entry: Kernel, case: Case, device: torch.device, generator: torch.Generator) -> Problem:
@@ -215,28 +209,90 @@ def _scaled_mm(entry: Kernel, case: Case, device: torch.device, generator: torch
     values = 2.0 * torch.randn(case.k, case.n, device=device, generator=generator)
     b = to_column_major(values.clamp(-E4M3_MAX, E4M3_MAX).to(_FP8))
     del values
-    a_scales = structured_scales(case.m if case.token else 1, 1, device)
-    b_scales = structured_scales(1, case.n if case.channel else 1, device)
+    if case.kind == "strided":
+        b = amid_nan(b.t()).t()
+    a_scales, b_scales = _scaled_mm_scales(case, device)
 
     def product(a_scales: Tensor) -> tuple[Tensor, Tensor]:
-        return _product(a, b.double() * b_scales.double(), a_scales)
+        rows, columns = reference.scaled_operands(a, b, a_scales, b_scales)
+        return _product(rows, columns, None)
 
     ref, spread = product(a_scales)
     if case.kind == "overflow":
         a_scales = a_scales * _overflow_factor(ref)
         ref, spread = product(a_scales)
     bias = _bias(case, ref, generator)
+    inputs: Inputs = {"a": a, "b": b, "a_scales": a_scales, "b_scales": b_scales, "bias": bias}
+    total = ref if bias is None else ref + bias.double()
+    return Problem(entry, case, inputs, _scaled_mm_call(entry, case), total, spread)
+
+
+def _scaled_mm_scales(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Vectors, or blocks in each order that callers keep them in."""
+    if case.scales != "block":
+        a_scales = signed_scales(case.m if case.token else 1, 1, device)
+        return a_scales, signed_scales(1, case.n if case.channel else 1, device)
+    k_blocks, n_blocks = -(-case.k // 128), -(-case.n // 128)
+    a_scales = signed_scales(case.m, k_blocks, device)
+    b_scales = signed_scales(k_blocks, n_blocks, device)
+    if case.kind == "strided":
+        return amid_nan(a_scales), amid_nan(b_scales)
+    if case.dtype == "bf16":
+        a_scales = to_column_major(a_scales)
+    return a_scales, to_column_major(b_scales) if case.bias else b_scales
+
+
+def _scaled_mm_call(entry: Kernel, case: Case) -> Callable[[Mapping[str, Tensor | None]], Tensor]:
     op, out_dtype = operator(entry), DTYPES[case.dtype]
 
     def call(inputs: Mapping[str, Tensor | None]) -> Tensor:
-        return op(inputs["a"], inputs["b"], inputs["a_scales"], inputs["b_scales"], inputs["bias"], out_dtype)
+        tensors = [inputs[name] for name in ("a", "b", "a_scales", "b_scales", "bias")]
+        return op(*tensors, out_dtype, case.configuration)
 
-    inputs: Inputs = {"a": a, "b": b, "a_scales": a_scales, "b_scales": b_scales, "bias": bias}
-    return Problem(entry, case, inputs, call, ref if bias is None else ref + bias.double(), spread)
+    return call
+
+
+def _microscaled(entry: Kernel, case: Case, device: torch.device, generator: torch.Generator) -> Problem:
+    form = entry.microscaling or "mxfp8"
+    a = make_operand(form, case.m, case, generator, device, is_a=True)
+    b = make_operand(form, case.n, case, generator, device, is_a=False)
+    alpha = ALPHA if form == "nvfp4" else 1.0
+
+    def product() -> tuple[Tensor, Tensor]:
+        return _product(alpha * a.meaning, b.meaning.t(), None)
+
+    ref, spread = product()
+    if case.kind == "overflow":
+        factor = _overflow_factor(ref)
+        if form == "nvfp4":
+            alpha *= factor
+        else:
+            a = a.scaled_up(factor)
+        ref, spread = product()
+    bias = _bias(case, ref, generator)
+    op, out_dtype = operator(entry), DTYPES[case.dtype]
+
+    def call(inputs: Mapping[str, Tensor | None]) -> Tensor:
+        tensors = [inputs[name] for name in ("a", "b", "a_scales", "b_scales")]
+        given = inputs["alpha"]
+        factors = () if given is None else (float(given),)
+        return op(*tensors, *factors, inputs["bias"], out_dtype)
+
+    inputs: Inputs = {
+        "a": a.codes,
+        "b": b.codes,
+        "a_scales": a.scales,
+        "b_scales": b.scales,
+        "alpha": torch.tensor(alpha, dtype=torch.float64) if form == "nvfp4" else None,
+        "bias": bias,
+    }
+    total = ref if bias is None else ref + bias.double()
+    return Problem(entry, case, inputs, call, total, spread)
 
 
 def _product(a: Tensor, weight: Tensor, a_scales: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(a_scales * a) @ weight in float64, and the spread of its partial sums. Overwrites `weight`."""
+    """(a_scales * a) @ weight in float64, and the spread of its partial sums. Overwrites `weight`, and a
+    float64 `a` without scales."""
     rows = a.double() if a_scales is None else a.double() * a_scales.double()
     ref = rows @ weight
     return ref, (rows.square_() @ weight.square_()).sqrt_().add_(ref.abs())

@@ -18,12 +18,13 @@ from kernelpkg.check.cases import Case
 from kernelpkg.check.operands import Problem, make_problem, operator
 from kernelpkg.errors import KernelpkgError
 from kernelpkg.gates import GateRefusal
-from kernelpkg.ops import functional
+from kernelpkg.ops import functional, microscaling
 from kernelpkg.ops.formats import FORMATS
 from kernelpkg.ops.kernels import Kernel
 from kernelpkg.ops.packed import pack_marlin_weight
 
 _FP8 = torch.float8_e4m3fn
+_SCALED_MM_INPUTS = ("a", "b", "a_scales", "b_scales", "bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ def refusals_for(entry: Kernel, device: torch.device) -> tuple[Refusal, ...]:
         return tuple(_repack(device))
     if entry.family == "marlin":
         return tuple(_marlin(entry, device))
+    if entry.family == "microscaled":
+        return tuple(_microscaled(entry, device))
     return tuple(_scaled_mm(entry, device))
 
 
@@ -64,6 +67,9 @@ def gate_refusals(entry: Kernel, device: torch.device) -> tuple[Refusal, ...]:
     inputs = problem.inputs
 
     def function() -> Tensor:
+        if entry.family == "microscaled":
+            op = getattr(microscaling, entry.operator.split("::")[1])
+            return op(*(inputs[name] for name in ("a", "b", "a_scales", "b_scales")))
         if entry.family == "scaled_mm":
             return functional.cutlass_scaled_mm(
                 inputs["a"],
@@ -94,7 +100,9 @@ def _base(entry: Kernel) -> Case:
     if entry.family == "marlin":
         group = FORMATS[entry.weight_format or "u4b8"].group
         return Case("marlin", 5, 128, 256, "bf16", group, bias=True)
-    return Case("scaled_mm", 5, 64, 128, "bf16", token=True, channel=True, bias=True)
+    if entry.family == "microscaled":
+        return Case("microscaled", 5, 264, 160, "bf16", bias=True)
+    return Case("scaled_mm", 5, 264, 144, "bf16", token=True, channel=True, bias=True)
 
 
 def _shifted(x: Tensor) -> Tensor:
@@ -103,13 +111,6 @@ def _shifted(x: Tensor) -> Tensor:
     moved = buffer[1:].view(x.shape)
     moved.copy_(x)
     return moved
-
-
-def _wide_rows(x: Tensor) -> Tensor:
-    """The same values in rows one element further apart."""
-    buffer = torch.empty(x.shape[0], x.shape[1] + 1, dtype=x.dtype, device=x.device)
-    buffer[:, :-1] = x
-    return buffer[:, :-1]
 
 
 def _every_other(x: Tensor) -> Tensor:
@@ -216,23 +217,90 @@ def _marlin(entry: Kernel, device: torch.device) -> Iterator[Refusal]:
 def _scaled_mm(entry: Kernel, device: torch.device) -> Iterator[Refusal]:
     problem = make_problem(entry, _base(entry), device)
     inputs, make, op = problem.inputs, _caller(problem), operator(entry)
+    m, n, k = problem.case.m, problem.case.n, problem.case.k
     yield from (refusal for refusal in _activation_refusals(problem) if refusal.id != "a-rank-3")
-    yield make("a-misaligned", "aligned to 16 bytes", "a", _shifted)
-    yield make("a-rows-misaligned", "16 bytes", "a", _wide_rows)
+    yield make("bias-misaligned", "aligned to 16 bytes", "bias", _shifted)
     yield make("b-bfloat16", "float8_e4m3fn", "b", lambda b: b.to(torch.bfloat16))
+    yield make("b-e5m2", "b float8_e4m3fn", "b", lambda b: b.to(torch.float8_e5m2))
     yield make("b-row-major", "column-major", "b", lambda b: b.contiguous())
-    yield make("b-columns-misaligned", "column-major", "b", lambda b: _wide_rows(b.t()).t())
-    yield make("b-misaligned", "aligned to 16 bytes", "b", lambda b: _shifted(b.t()).t())
-    yield make("b-short-n", "N is 56", "b", lambda b: b[:, :56])
+    yield make("b-short-k", "one K", "b", lambda b: b[:-1])
     yield make("a-rank-3", "[M, K]", "a", lambda a: a[None])
     yield make("a-scales-short", "a_scales is", "a_scales", lambda x: x[:-1])
     yield make("a-scales-bfloat16", "a_scales is bfloat16", "a_scales", lambda x: x.to(torch.bfloat16))
-    yield make("b-scales-short", "b_scales is", "b_scales", lambda x: x[:, :-1])
+    yield make("a-scales-strided", "contiguous", "a_scales", lambda x: _every_other(x.flatten()))
+    yield make("b-scales-short", "b_scales [1, 263]", "b_scales", lambda x: x[:, :-1])
+    yield make("b-scales-float64", "b_scales is float64", "b_scales", lambda x: x.double())
     yield make("b-scales-strided", "contiguous", "b_scales", _every_other)
-    tensors = [inputs[name] for name in ("a", "b", "a_scales", "b_scales", "bias")]
+    a, b, a_scales, b_scales, bias = tensors = [inputs[name] for name in _SCALED_MM_INPUTS]
+    assert a is not None and b is not None and b_scales is not None
     yield Refusal("out-float32", "out_dtype is float32", lambda: op(*tensors, torch.float32))
-    k_8 = [inputs["a"][:, :8], inputs["b"][:8]]  # type: ignore[index]
-    yield Refusal("k-8", "K is 8", lambda: op(*k_8, *tensors[2:], torch.bfloat16))
+    no_k = (a[:, :0], b[:0], a_scales, b_scales, bias, torch.bfloat16)
+    yield Refusal("k-0", "K is 0", lambda: op(*no_k))
+    no_n = (a, b[:, :0], a_scales, b_scales[:, :0], None, torch.bfloat16)
+    yield Refusal("n-0", "N is 0", lambda: op(*no_n))
+    yield Refusal("configuration-2", "configuration is -2", lambda: op(*tensors, torch.bfloat16, -2))
+    if device.type == "cuda":
+        yield make("b-scales-other-device", "one device", "b_scales", lambda x: x.cpu())
+        yield Refusal("configuration-999", "configuration is 999", lambda: op(*tensors, torch.bfloat16, 999))
+
+    def with_blocks(id: str, rows: tuple[int, int], columns: tuple[int, int]) -> Refusal:
+        scales = torch.ones(rows, device=device), torch.ones(columns, device=device)
+        return Refusal(id, said, lambda: op(a, b, *scales, None, torch.bfloat16))
+
+    k_blocks, n_blocks = -(-k // 128), -(-n // 128)
+    said = f"[{m}, {k_blocks}] and [{k_blocks}, {n_blocks}]"
+    yield with_blocks("a-blocks-short", (m - 1, k_blocks), (k_blocks, n_blocks))
+    yield with_blocks("a-blocks-transposed", (k_blocks, m), (k_blocks, n_blocks))
+    yield with_blocks("b-blocks-long", (m, k_blocks), (k_blocks, n_blocks + 1))
+    yield with_blocks("b-blocks-transposed", (m, k_blocks), (n_blocks, k_blocks))
+    yield with_blocks("blocks-of-a-alone", (m, k_blocks), (1, n))
+
+
+def _microscaled(entry: Kernel, device: torch.device) -> Iterator[Refusal]:
+    problem = make_problem(entry, _base(entry), device)
+    inputs, make, op = problem.inputs, _caller(problem), operator(entry)
+    nvfp4 = entry.microscaling == "nvfp4"
+    yield make("a-float32", "a is float32", "a", lambda a: a.float())
+    yield make("a-e5m2", "a is float8_e5m2", "a", lambda a: a.view(torch.float8_e5m2))
+    yield make("a-rank-3", "[M, ", "a", lambda a: a[None])
+    yield make("a-column-major", "with its last stride 1", "a", _column_major)
+    yield make("a-short-k", "both must have one K", "a", lambda a: a[:, :-16])
+    yield make("b-bfloat16", "b is bfloat16", "b", lambda b: b.to(torch.bfloat16))
+    yield make("b-transposed", "both must have one K", "b", lambda b: b.t().contiguous())
+    yield make("b-column-major", "with its last stride 1", "b", _column_major)
+    for name in ("a", "b"):
+        scales = f"{name}_scales"
+        yield make(f"{name}-scales-short", f"{scales} is", scales, lambda x: x[:-1])
+        yield make(f"{name}-scales-long", f"{scales} is", scales, lambda x: x.repeat(2))
+        yield make(f"{name}-scales-float32", f"{scales} is float32", scales, lambda x: x.float())
+        yield make(f"{name}-scales-strided", "contiguous", scales, _every_other)
+        yield make(f"{name}-scales-misaligned", "aligned to 16 bytes", scales, _shifted)
+    other = torch.uint8 if nvfp4 else _FP8
+    yield make("scales-of-another-format", "a_scales is", "a_scales", lambda x: x.view(other))
+    yield make("bias-float32", "bias is float32", "bias", lambda x: x.float())
+    yield make("bias-short", "bias is", "bias", lambda x: x[:-1])
+    yield make("bias-strided", "contiguous", "bias", _every_other)
+    yield make("bias-misaligned", "aligned to 16 bytes", "bias", _shifted)
+    a, b, a_scales, b_scales, bias = (inputs[name] for name in _SCALED_MM_INPUTS)
+    assert a is not None and b is not None and b_scales is not None
+    alpha = (1.0,) if nvfp4 else ()
+
+    def with_operands(id: str, expect: str, a: Tensor, b: Tensor) -> Refusal:
+        arguments = (a, b, a_scales, b_scales, *alpha, None, torch.bfloat16)
+        return Refusal(id, expect, lambda: op(*arguments))
+
+    half = 8 if nvfp4 else 16
+    yield with_operands("k-0", "K is 0", a[:, :0], b[:, :0])
+    yield with_operands("k-16", "K is 16; it must be a positive multiple of 32", a[:, :half], b[:, :half])
+    yield with_operands("n-0", "N is 0", a, b[:0])
+    arguments = (a, b, a_scales, b_scales, *alpha, bias, torch.float32)
+    yield Refusal("out-float32", "out_dtype is float32", lambda: op(*arguments))
+    if nvfp4:
+        yield make("alpha-nan", "alpha is nan", "alpha", lambda x: x * torch.nan)
+        yield make("alpha-huge", "it must be finite", "alpha", lambda x: x * 1e60)
+    if device.type == "cuda":
+        for name in ("b", "a_scales", "b_scales", "bias"):
+            yield make(f"{name.replace('_', '-')}-other-device", "one device", name, lambda x: x.cpu())
 
 
 def _repack(device: torch.device) -> Iterator[Refusal]:

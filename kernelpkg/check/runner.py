@@ -13,14 +13,16 @@ import torch
 
 from kernelpkg import arch
 from kernelpkg.build import device_memory_guard
+from kernelpkg.check import sweep
 from kernelpkg.check.cases import Case, cases_for
 from kernelpkg.check.execution import poisoned, repack_differences, run_case
-from kernelpkg.check.metrics import bounds_for
-from kernelpkg.check.operands import make_problem
+from kernelpkg.check.metrics import Errors, bounds_for
+from kernelpkg.check.operands import drop_kept, make_problem
 from kernelpkg.check.refusals import Refusal, gate_refusals, missed, refusals_for
 from kernelpkg.check.report import CheckReport, Row
 from kernelpkg.errors import MachineUnfit, UsageError
 from kernelpkg.gates import gate
+from kernelpkg.ops.configurations import Configuration
 from kernelpkg.ops.functional import device_capability
 from kernelpkg.ops.kernels import KERNELS, Kernel, kernel
 from kernelpkg.ops.load import load
@@ -38,6 +40,7 @@ _CPU_LIMIT = 4 * 10**9
 CPU_SCALED_MM = Kernel(
     "cutlass_scaled_mm", "kernelpkg::cutlass_scaled_mm", "scaled_mm_sm90", "scaled_mm", True
 )
+CONFIGURATIONS = ("dispatched", "all")
 _NO_GPU = "evidence builds run on a GPU of capability 9.0 alone"
 
 
@@ -48,16 +51,14 @@ class Cancel(Protocol):
 
 
 def checkable_kernels(kernels: Iterable[str] | None = None) -> tuple[Kernel, ...]:
-    """The kernels of these names, all where None. 'cutlass_scaled_mm' means every kernel behind that
-    operator."""
+    """The kernels of these names, all where None. An operator's name ('cutlass_scaled_mm', 'mxfp8_scaled_mm')
+    means every kernel behind it."""
     if kernels is None:
         return KERNELS
     chosen: list[Kernel] = []
     for name in kernels:
-        if name == CPU_SCALED_MM.name:
-            chosen += [entry for entry in KERNELS if entry.operator == CPU_SCALED_MM.operator]
-        else:
-            chosen.append(kernel(name))
+        behind = [entry for entry in KERNELS if entry.operator == f"kernelpkg::{name}"]
+        chosen += behind or [kernel(name)]
     return tuple(dict.fromkeys(chosen))
 
 
@@ -69,17 +70,24 @@ def run(
     on_case: Callable[[Row], None] | None = None,
     cancel: Cancel | None = None,
     graphs: bool = True,
+    configurations: str = "dispatched",
 ) -> CheckReport:
     """Checks kernels (all where None) on a device and returns the report; `report.raise_for_status()` judges
     it.
 
     size: 'tiny', 'default' or 'full'. device: 'auto' (the first GPU, else the CPU), 'cpu' or 'cuda:N'.
     on_case is called with every row as it comes. cancel: checked before every case. graphs: whether to run
-    the cases that capture a CUDA graph.
+    the cases that capture a CUDA graph. configurations: 'dispatched', or 'all': after each case of scaled_mm
+    the same under every configuration of its route that the library holds, with `-cfg3` in its id; where one
+    takes fewer rows than the case has, and says so, the case is left out.
 
     On a GPU the kernels run that its gates admit and the loaded library holds, and the evidence builds. On
     the CPU the reference operators run. Raises UsageError for what cannot be asked.
     """
+    if configurations not in CONFIGURATIONS:
+        raise UsageError(
+            f"configurations is {configurations!r}; it must be one of {', '.join(CONFIGURATIONS)}"
+        )
     load()
     where = _device(device)
     chosen = checkable_kernels(kernels)
@@ -88,11 +96,15 @@ def run(
         str(where), CPU_LABEL if where.type == "cpu" else _LABELS[None], size, seed, _machine(where)
     )
     gated: Counter[str] = Counter()
-    with torch.no_grad():
-        for row in _rows(chosen, size, where, seed, report, gated, cancel, graphs):
-            report.rows.append(row)
-            if on_case is not None:
-                on_case(row)
+    every = configurations == "all"
+    try:
+        with torch.no_grad():
+            for row in _rows(chosen, size, where, seed, report, gated, cancel, graphs, every):
+                report.rows.append(row)
+                if on_case is not None:
+                    on_case(row)
+    finally:
+        drop_kept()
     report.gated_out = dict(gated)
     report.seconds = time.perf_counter() - started
     return report
@@ -107,11 +119,15 @@ def _rows(
     gated: Counter[str],
     cancel: Cancel | None,
     graphs: bool,
+    every: bool,
 ) -> Iterator[Row]:
     for entry, reason in _admitted(chosen, size, device, report, gated):
         label = CPU_LABEL if device.type == "cpu" else _LABELS[entry.evidence]
         about = {"kernel": entry.name, "device": str(device), "label": label}
+        held = () if reason else sweep.held(entry, device)
         cases = () if reason else cases_for(_cases_of(entry), size)
+        if every:
+            cases = tuple(sweep.swept(cases, held))
         refusals = _refusals(entry, device, refused_by_gate=bool(reason))
         for item in (*cases, *refusals):
             if report.unfit is not None:
@@ -122,13 +138,16 @@ def _rows(
             if isinstance(item, Refusal):
                 yield from _refusal_row(item, about, report)
                 continue
-            why_not = _gated(item, device)
+            why_not = sweep.not_built(entry, item, held) or _gated(item, device)
             if not graphs and isinstance(item, Case) and item.kind == "graph":
                 why_not = "CUDA graphs were not asked for"
             if why_not:
                 gated[why_not] += 1
                 continue
-            yield from _case_rows(entry, item, device, seed, about, report)
+            try:
+                yield from _case_rows(entry, item, device, seed, about, report, held)
+            except sweep.Declined:
+                gated["a configuration takes fewer rows"] += 1
 
 
 def _admitted(
@@ -184,7 +203,8 @@ def _refusals(entry: Kernel, device: torch.device, refused_by_gate: bool) -> tup
         if other.operator == entry.operator and other.family == "scaled_mm"
     )
     packable = gate("marlin_16bit").ask(device_capability(device.index or 0))
-    if entry.evidence is not None or served or not entry.fp8_mma or not packable:
+    weight_only = entry.family == "repack" or (entry.family == "marlin" and not entry.fp8_mma)
+    if entry.evidence is not None or served or weight_only or not packable:
         return ()
     return gate_refusals(entry, device)
 
@@ -211,17 +231,33 @@ def _gated(case: Case, device: torch.device) -> str | None:
 
 
 def _case_rows(
-    entry: Kernel, case: Case, device: torch.device, seed: int, about: Row, report: CheckReport
+    entry: Kernel,
+    case: Case,
+    device: torch.device,
+    seed: int,
+    about: Row,
+    report: CheckReport,
+    held: tuple[Configuration, ...],
 ) -> Iterator[Row]:
-    report.ran += 1
-    if entry.fp8_mma and entry.evidence is None:
-        report.fp8_ran += 1
     if case.kind == "repack":
+        report.ran += 1
         count = _guarded(lambda: float(repack_differences(case, device, seed)), entry, case, report)
         yield _row(about, case.id, "differences", math.inf if count is None else count, 0.0)
         return
     bounds = bounds_for(entry, case, device)
-    errors = _guarded(lambda: run_case(entry, case, device, seed, bounds), entry, case, report)
+
+    def work() -> Errors:
+        try:
+            return run_case(entry, case, device, seed, bounds)
+        except RuntimeError as error:
+            if sweep.declines(error, case, held):
+                raise sweep.Declined from error
+            raise
+
+    errors = _guarded(work, entry, case, report)
+    report.ran += 1
+    if entry.fp8_mma and entry.evidence is None:
+        report.fp8_ran += 1
     relative = math.inf if errors is None else errors.relative_error
     worst = math.inf if errors is None else errors.worst_element
     yield _row(about, case.id, "relative_error", relative, bounds.relative)

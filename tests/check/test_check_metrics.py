@@ -119,6 +119,11 @@ def test_native_fp8_accumulation_is_the_only_wide_bound():
     assert 2.0e-2 < bounds_for(native, long, CUDA).sums < 4e-2
     assert bounds_for(native, short, CUDA).sums < 4e-3
     assert bounds_for(standin, long, CUDA).sums < 1e-4
+    # Scales in blocks take the sum out every 128 values of K: any K is as good as a short one.
+    blocks = replace(long, scales="block")
+    assert (
+        bounds_for(native, blocks, CUDA).sums == bounds_for(native, replace(blocks, k=256), CUDA).sums < 4e-3
+    )
     assert bounds_for(native, long, CPU).sums < 1e-4
 
 

@@ -32,6 +32,7 @@ MARLIN_16BIT = (
 )
 MARLIN_FP8 = ("marlin_w4a8_fp8", "marlin_w4a8_fp8_zp", "marlin_w4a8_fp8_mxfp4", "marlin_w8a8_fp8")
 MARLIN = (*MARLIN_16BIT, *MARLIN_FP8)
+MICROSCALED = ("mxfp8_scaled_mm_sm120", "nvfp4_scaled_mm_sm120")
 CPU_KERNELS = ("marlin_repack", *MARLIN, "scaled_mm_sm90")
 
 
@@ -62,9 +63,18 @@ def test_ids_are_the_ones_records_hold():
         "m64-n333-k1111-bf16-mx32",
     } <= marlin, sorted(marlin)
     scaled = {case.id for case in check.cases_for("scaled_mm_sm90", "default")}
-    assert {"m1-n16-k16-fp16-tensor-tensor-bias", "m33-n208-k272-bf16-token-channel-bias-graph"} <= scaled, (
-        sorted(scaled)
-    )
+    assert {
+        "m1-n16-k16-fp16-tensor-tensor-bias",
+        "m33-n208-k272-bf16-token-channel-bias-graph",
+        "m33-n203-k333-bf16-token-channel-bias-strided",
+        "m16-n100-k200-fp16-token-channel-e5m2-bias",
+        "m1-n128-k256-bf16-block-e5m2-bias",
+        "m33-n203-k333-bf16-block-bias-graph",
+        "m32-n576-k7168-bf16-block",
+        "m512-n8192-k4096-bf16-tensor-tensor",
+    } <= scaled, sorted(scaled)
+    forced = replace(check.cases_for("scaled_mm_sm90", "tiny")[0], configuration=3)
+    assert forced.id == "m0-n64-k64-bf16-tensor-tensor-cfg3"
     assert check.cases_for("marlin_repack", "tiny")[0].id == "n64-k128-repack"
 
 
@@ -122,12 +132,13 @@ def test_tiny_on_the_cpu_holds_within_ten_seconds_on_two_cores():
     assert all(set(row) == ROW_KEYS for row in report.rows)
     assert {row["label"] for row in report.rows} == {"measured here, CPU reference"}
     names = {row["kernel"] for row in report.rows}
-    assert names == {"marlin_repack", *MARLIN, "cutlass_scaled_mm"}
+    assert names == {"marlin_repack", *MARLIN, "cutlass_scaled_mm", *MICROSCALED}
     cases = {(row["kernel"], row["case"]) for row in report.rows}
     assert report.ran == len(cases)
     said = f"ran {report.ran}, {report.fp8_ran} of them FP8, gated out "
     assert report.summary.startswith(said) and "capability 9.0 alone" in report.summary
-    fp8 = {case for case in cases if case[0] in (*MARLIN_FP8, "cutlass_scaled_mm")}
+    eight_bits = (*MARLIN_FP8, "cutlass_scaled_mm", "mxfp8_scaled_mm_sm120")
+    fp8 = {case for case in cases if case[0] in eight_bits}
     assert report.fp8_ran == len({case for case in fp8 if not case[1].startswith("refuses-")}) > 100
     assert {"relative_error", "worst_element", "refusals_missed", "differences"} == {
         r["metric"] for r in report.rows
@@ -172,7 +183,10 @@ def test_every_fault_is_caught(monkeypatch, held_to):
     assert "none" not in {proof.mutation for proof in proofs}
     for name in PROOF_KERNELS:
         done = {proof.mutation for proof in proofs if proof.kernel == name}
-        assert {"swap-two-scales", "scale-2-percent", "drop-bias", "zero-tile", "unwritten-row"} <= done
+        assert {"drop-bias", "zero-tile", "unwritten-row"} <= done
+        # A microscaled scale is a code of few bits: 2 % is no step of it.
+        micro = {"micro-swap-two-channels", "micro-shift-blocks", "micro-scale-one-step"}
+        assert (micro if name in MICROSCALED else {"swap-two-scales", "scale-2-percent"}) <= done
     done = {proof.mutation for proof in proofs}
     assert done == {mutation.name for mutation in check.MUTATIONS}
 
@@ -287,10 +301,11 @@ def test_an_ineligible_gpu_on_which_the_rest_ran_is_fine():
                 *(f"{name}_emulated" for name in MARLIN_FP8),
                 "scaled_mm_sm89_standin",
                 "scaled_mm_sm120_standin",
+                *(f"{name}_standin" for name in MICROSCALED),
             },
             True,
         ),
-        ("12.1", True, {"marlin_repack", *MARLIN, "scaled_mm_sm120"}, True),
+        ("12.1", True, {"marlin_repack", *MARLIN, "scaled_mm_sm120", *MICROSCALED}, True),
         ("12.1", False, set(), True),
         ("13.0", True, set(), False),
     ],
@@ -324,6 +339,8 @@ def test_what_cannot_be_asked_is_refused():
         check.run(size="huge", device="cpu")
     with pytest.raises(UsageError, match="no kernel is called 'gemm'"):
         check.run(["gemm"], device="cpu")
+    with pytest.raises(UsageError, match="configurations is 'some'; it must be one of dispatched, all"):
+        check.run(device="cpu", configurations="some")
     with pytest.raises(UsageError, match="it must be 'auto', 'cpu' or 'cuda:N'"):
         check.run(device="mps")
     if not torch.cuda.is_available():
