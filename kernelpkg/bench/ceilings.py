@@ -55,9 +55,10 @@ class Ceilings:
     """What this machine reached in this run. GB/s are 1e9 bytes per second, TFLOP/s 1e12 per second.
 
     read_gbps: reading 512 MiB. read_by_bytes: reading as many bytes as a row streams, keyed by them.
-    read_method: which reader was fastest at 512 MiB. copy_gbps counts bytes read and written. bf16_tflops and
-    fp8_tflops: the best library GEMM (torch.mm, torch._scaled_mm); None where the device or torch has none.
-    read_after_gbps: reading again at the end of the run. notes: what could not be measured, or looks wrong.
+    read_method: which reader was fastest at 512 MiB. copy_gbps counts bytes read and written, write_gbps is
+    of filling memory. bf16_tflops and fp8_tflops: the best library GEMM (torch.mm, torch._scaled_mm); None
+    where the device or torch has none. read_after_gbps: reading again at the end of the run. notes: what
+    could not be measured, or looks wrong.
     """
 
     read_gbps: float | None = None
@@ -65,6 +66,7 @@ class Ceilings:
     read_by_bytes: dict[int, float] = field(default_factory=dict)
     read_after_gbps: float | None = None
     copy_gbps: float | None = None
+    write_gbps: float | None = None
     bf16_tflops: float | None = None
     fp8_tflops: float | None = None
     notes: list[str] = field(default_factory=list)
@@ -87,6 +89,7 @@ class Ceilings:
             "read_by_bytes": {str(size): value for size, value in sorted(self.read_by_bytes.items())},
             "read_after_gbps": self.read_after_gbps,
             "copy_gbps": self.copy_gbps,
+            "write_gbps": self.write_gbps,
             "bf16_tflops": self.bf16_tflops,
             "fp8_tflops": self.fp8_tflops,
             "notes": list(self.notes),
@@ -138,10 +141,11 @@ class Meter:
     # ----------------------------------------------------------------------------------- reading
 
     def measure(self, fp8: bool) -> Ceilings:
-        """Large read, copy, and the GEMM rates. `fp8`: whether the device multiplies e4m3."""
+        """Large read, copy, write, and the GEMM rates. `fp8`: whether the device multiplies e4m3."""
         found = self.ceilings
         found.read_gbps, found.read_method = self.read(LARGE_BYTES)
         found.copy_gbps = self._copy()
+        found.write_gbps = self._write()
         small = (self.machine.get("multiprocessors") or 0) < SMALL_DEVICE
         for shape in SMALL_GEMMS if small else GEMMS:
             found.bf16_tflops = _best(found.bf16_tflops, self._gemm(shape, "bf16"))
@@ -223,7 +227,7 @@ class Meter:
         self._reader(grid=(grid, 1, 1), block=(threads, 1, 1), args=[view, sink, view.nbytes // LOAD_BYTES])
         return sink
 
-    # ----------------------------------------------------------------------------- copy and GEMMs
+    # ------------------------------------------------------------------------ copy, write and GEMMs
 
     def _copy(self) -> float | None:
         torch = self.torch
@@ -233,6 +237,13 @@ class Meter:
         launches = [lambda i=i: targets[i].copy_(sources[i]) for i in range(2)]
         median = self._median({"copy": launches}, 2, 2 * half / 2e6)["copy"]
         return None if median is None else 2 * half / median / 1e3
+
+    def _write(self) -> float | None:
+        half = LARGE_BYTES // 2
+        targets = self.torch.empty(2, half // 4, dtype=self.torch.int32, device=self.device)
+        launches = [lambda i=i: targets[i].fill_(i + 1) for i in range(2)]
+        median = self._median({"write": launches}, 2, half / 2e6)["write"]
+        return None if median is None else half / median / 1e3
 
     def _gemm(self, shape: Sequence[int], kind: str) -> float | None:
         torch = self.torch

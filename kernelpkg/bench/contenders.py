@@ -11,9 +11,10 @@ from torch import Tensor
 from kernelpkg import ops
 from kernelpkg.arch import Capability
 from kernelpkg.bench import vllm_ops
-from kernelpkg.bench.operands import CHECKED_ROWS, COLUMNS, Expected, Inputs, Layer, rows_of
-from kernelpkg.bench.peers import COUNTERPARTS, PEER_WORK, TORCH_PEERS
+from kernelpkg.bench.operands import CHECKED_ROWS, COLUMNS, Expected, Inputs, Layer, rows_of, widen
+from kernelpkg.bench.peers import BLOCK_PEERS, COUNTERPARTS, PEER_WORK, TORCH_PEERS
 from kernelpkg.bench.shapes import (
+    BLOCK,
     STANDS_FOR,
     Point,
     activation_bits,
@@ -66,7 +67,7 @@ def contenders(
     setting = Setting(point, layer, Inputs(layer, point.m), l2_bytes)
     found: dict[str, Callable[[], Contender]] = {}
     for kernel, variant in point.kernels:
-        build = _marlin if kernel.startswith("marlin") else _scaled_mm
+        build = _marlin if kernel.startswith("marlin") else scaled_mm
         found[f"{kernel}/{variant}"] = lambda k=kernel, v=variant, build=build: build(k, v, setting)
     for name in peers_at(point, peers):
         found[name] = lambda name=name: _PEERS[name](setting)
@@ -75,7 +76,9 @@ def contenders(
 
 def peers_at(point: Point, peers: Sequence[str]) -> tuple[str, ...]:
     """The peers, of those that there are, that are timed at `point`."""
-    wanted = {*TORCH_PEERS, *(COUNTERPARTS.get(kernel) for kernel, _ in point.kernels)}
+    wanted = {*TORCH_PEERS}
+    for kernel, variant in point.kernels:
+        wanted |= {*BLOCK_PEERS} if variant == BLOCK else {COUNTERPARTS.get(kernel, "")}
     return tuple(name for name in peers if name in wanted)
 
 
@@ -125,34 +128,38 @@ def _marlin_product(at: Setting, kind: str, fp8: bool, index: int) -> Expected:
     return at.inputs.expected(f"{kind}/{'fp8' if fp8 else '16bit'}", index, activations, weight)
 
 
-def _scaled_mm(kernel: str, variant: str, at: Setting) -> Contender:
+def scaled_mm(kernel: str, variant: str, at: Setting, configuration: int | None = None) -> Contender:
+    """Ours with FP8 activations; `configuration`: a place in the route's table, None for its own choice."""
+    forced = {} if configuration is None else {"configuration": configuration}
     if kernel in STANDS_FOR:
         operator = getattr(torch.ops.kernelpkg_evidence, kernel)
 
         def call(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
-            return operator(a, b, scale_a, scale_b, None, torch.bfloat16)
+            return operator(a, b, scale_a, scale_b, None, torch.bfloat16, **forced)
     else:
 
         def call(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
-            return ops.cutlass_scaled_mm(a, b, scale_a, scale_b, torch.bfloat16)
+            return ops.cutlass_scaled_mm(a, b, scale_a, scale_b, torch.bfloat16, **forced)
 
-    return _fp8(f"{kernel}/{variant}", kernel, variant, at, call)
+    return fp8(f"{kernel}/{variant}", kernel, variant, at, call)
 
 
-def _fp8(
+def fp8(
     name: str,
     kernel: str | None,
     variant: str,
     at: Setting,
     call: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    prepare: Callable[[Tensor], Tensor] = lambda weight: weight,
 ) -> Contender:
-    """FP8 x FP8 by `call`(a, b, scale_a, scale_b)."""
-    kind = "fp8/tensor" if variant == "tensor" else "fp8/channel"
+    """FP8 x FP8 by `call`(a, b, scale_a, scale_b). prepare: what is done to a weight once, before."""
+    kind = f"fp8/{'channel' if variant == 'token_channel' else variant}"
     count = at.sets("scaled_mm", variant)
     weights, scale_b = at.layer.sets(kind, count), at.layer.quantised(kind).scales
+    prepared = [prepare(weight) for weight in weights]
 
     def launch(index: int) -> Callable[[], Tensor]:
-        (a, scale_a), b = at.inputs.quantised(index, variant), weights[index]
+        (a, scale_a), b = at.inputs.quantised(index, variant), prepared[index]
         return lambda: call(a, b, scale_a, scale_b)
 
     def expected(index: int) -> Expected:
@@ -160,14 +167,29 @@ def _fp8(
         return at.inputs.expected(
             f"fp8/{variant}",
             index,
-            lambda rows: rows_of(a, rows) * (scale_a if variant == "tensor" else scale_a[rows]).double(),
+            lambda rows: rows_of(a, rows) * _row_scales(scale_a, variant, rows, a.shape[1]),
             lambda columns: (
-                weights[0][:, columns].double()
-                * (scale_b if variant == "tensor" else scale_b[:, columns]).double()
+                weights[0][:, columns].double() * _column_scales(scale_b, variant, columns, weights[0].shape)
             ),
         )
 
     return Contender(name, kernel, variant, tuple(launch(index) for index in range(count)), expected)
+
+
+def _row_scales(scales: Tensor, variant: str, rows: Tensor, k: int) -> Tensor:
+    """float64 scales of some rows of the activations, to be multiplied with them."""
+    if variant == BLOCK:
+        return widen(scales[rows], 1, 0, k)
+    return (scales if variant == "tensor" else scales[rows]).double()
+
+
+def _column_scales(scales: Tensor, variant: str, columns: slice, shape: Sequence[int]) -> Tensor:
+    """float64 scales of some columns of the weight [K, N], to be multiplied with them."""
+    if variant == BLOCK:
+        k, n = shape
+        count = min(columns.stop, n) - columns.start
+        return widen(widen(scales, 0, 0, k), 1, columns.start, count)
+    return (scales if variant == "tensor" else scales[:, columns]).double()
 
 
 # ---------------------------------------------------------------------------------------------- peers
@@ -191,14 +213,21 @@ def _bf16(at: Setting) -> Contender:
 
 
 def _torch_scaled_mm(name: str, variant: str) -> Callable[[Setting], Contender]:
-    """torch._scaled_mm with fast accumulation, the fastest that torch offers."""
+    """torch._scaled_mm with fast accumulation, the fastest that torch offers; with blocks of scales sums are
+    taken out every 128 along K anyway.
+    """
+    fast = variant != BLOCK
 
     def call(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
         return torch._scaled_mm(
-            a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16, use_fast_accum=True
+            a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16, use_fast_accum=fast
         )
 
-    return lambda at: _fp8(name, None, variant, at, call)
+    return lambda at: fp8(name, None, variant, at, call)
+
+
+def _vllm_cutlass(name: str, variant: str) -> Callable[[Setting], Contender]:
+    return lambda at: fp8(name, None, variant, at, vllm_ops.scaled_mm)
 
 
 def _vllm_marlin(name: str, kind: str) -> Callable[[Setting], Contender]:
@@ -222,16 +251,22 @@ _PEERS: dict[str, Callable[[Setting], Contender]] = {
     "bf16": _bf16,
     "scaled_mm_tensor": _torch_scaled_mm("scaled_mm_tensor", "tensor"),
     "scaled_mm_row": _torch_scaled_mm("scaled_mm_row", "token_channel"),
-    "vllm_cutlass": lambda at: _fp8("vllm_cutlass", None, "token_channel", at, vllm_ops.scaled_mm),
+    "scaled_mm_block": _torch_scaled_mm("scaled_mm_block", BLOCK),
+    "vllm_cutlass": _vllm_cutlass("vllm_cutlass", "token_channel"),
+    "vllm_cutlass_block": _vllm_cutlass("vllm_cutlass_block", BLOCK),
     "vllm_marlin_w8a16": _vllm_marlin("vllm_marlin_w8a16", "e4m3/channel"),
     "vllm_marlin_w4a16_g128": _vllm_marlin("vllm_marlin_w4a16_g128", "u4b8/g128"),
 }
 
 
 def available(capability: Capability, vllm: Sequence[str] = ()) -> tuple[str, ...]:
-    """The peers on `capability`: torch's, which multiplies e4m3 from 8.9 on, and vLLM's as loaded."""
-    fp8 = (capability.major, capability.minor) >= (8, 9)
-    return (*(TORCH_PEERS if fp8 else TORCH_PEERS[:1]), *vllm)
+    """The peers on `capability`: torch's, which multiplies e4m3 from 8.9 on, and vLLM's as loaded.
+
+    Which torch takes blocks of scales where is not foretold: it is asked, and its refusal is a reason.
+    """
+    if (capability.major, capability.minor) < (8, 9):
+        return (*TORCH_PEERS[:1], *vllm)
+    return (*TORCH_PEERS, BLOCK_PEERS[0], *vllm)
 
 
 def bytes_needed(point: Point, l2_bytes: int | None, peers: Sequence[str]) -> int:

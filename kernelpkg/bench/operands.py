@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernelpkg import ops
 from kernelpkg.bench import vllm_ops
-from kernelpkg.bench.shapes import GROUP, Shape, group_size
+from kernelpkg.bench.shapes import BLOCK, BLOCK_SIZE, GROUP, Shape, group_size
 
 RECIPE = (
     "normal values, seed as given; a factor of 0.5 to 2 per channel and group of 128, and per token; scales "
@@ -84,8 +84,8 @@ class Layer:
         return values * self.factors(m, 1)
 
     def quantised(self, kind: str) -> Quantised:
-        """The weight as the quantiser of a kind gives it: 'u4b8/g128' and the like, 'fp8/channel' or
-        'fp8/tensor'.
+        """The weight as the quantiser of a kind gives it: 'u4b8/g128' and the like, 'fp8/channel',
+        'fp8/tensor' or 'fp8/block'.
         """
         if kind not in self._quantised:
             form, _, variant = kind.partition("/")
@@ -96,10 +96,15 @@ class Layer:
                 made = by_columns(self.weight, lambda w: (_to_fp8(w, scale), scale[None]))._replace(
                     scales=scale
                 )
+            elif variant == BLOCK:
+                made = by_columns(self.weight, ops.quantize_fp8_blocks)
             else:
                 made = by_columns(self.weight, ops.quantize_fp8_per_channel)
             if form == "fp8":
-                made = Quantised(ops.to_column_major(made.weight), made.scales.contiguous())
+                # Blocks of scales lie like the weight, with those of a column side by side: torch and vLLM
+                # read them so.
+                order = ops.to_column_major if variant == BLOCK else Tensor.contiguous
+                made = Quantised(ops.to_column_major(made.weight), order(made.scales))
             self._quantised[kind] = made
         return self._quantised[kind]
 
@@ -199,11 +204,12 @@ class Inputs:
         return self._values[index]
 
     def quantised(self, index: int, variant: str) -> tuple[Tensor, Tensor]:
-        """(e4m3 [m, K], float32 scales): one scale for variant 'tensor', else one per token."""
-        kind = "tensor" if variant == "tensor" else "token"
+        """(e4m3 [m, K], float32 scales): one scale for variant 'tensor', one per token and 128 of K for
+        'block', else one per token.
+        """
+        kind = variant if variant in _ACTIVATIONS else "token"
         if (kind, index) not in self._quantised:
-            quantise = ops.quantize_fp8_per_tensor if kind == "tensor" else ops.quantize_fp8_per_token
-            self._quantised[kind, index] = quantise(self.values(index))
+            self._quantised[kind, index] = _ACTIVATIONS[kind](self.values(index))
         return self._quantised[kind, index]
 
     def expected(
@@ -223,6 +229,21 @@ class Inputs:
             found = product(activations(self._rows), self.layer.shape.n, weight)
             self._expected[key, index] = Expected(self._rows, *found)
         return self._expected[key, index]
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "tensor": ops.quantize_fp8_per_tensor,
+    "token": ops.quantize_fp8_per_token,
+    BLOCK: ops.quantize_fp8_per_token_group,
+}
+
+
+def widen(scales: Tensor, dim: int, start: int, count: int) -> Tensor:
+    """Blocks of scales along `dim` -> float64, one for each of `count` places from `start` (a multiple of
+    128) on.
+    """
+    blocks = scales.narrow(dim, start // BLOCK_SIZE, -(-count // BLOCK_SIZE))
+    return blocks.double().repeat_interleave(BLOCK_SIZE, dim).narrow(dim, 0, count)
 
 
 def rows_of(a: Tensor, rows: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from kernelpkg.bench.records import RECORDED
 
 # torch's own, timed at every point.
 TORCH_PEERS = ("bf16", "scaled_mm_tensor", "scaled_mm_row")
+# Those that multiply with blocks of scales, timed where a kernel of ours does.
+BLOCK_PEERS = ("scaled_mm_block", "vllm_cutlass_block")
 # kernel -> the operator of vLLM that does the same work, timed beside it where it can be loaded.
 COUNTERPARTS = {
     "marlin_w8a16": "vllm_marlin_w8a16",
@@ -25,12 +27,14 @@ COUNTERPARTS = {
 PEER_WORK = {
     "scaled_mm_tensor": "scaled_mm",
     "scaled_mm_row": "scaled_mm",
+    "scaled_mm_block": "scaled_mm",
     "vllm_cutlass": "scaled_mm",
+    "vllm_cutlass_block": "scaled_mm",
     "vllm_marlin_w8a16": "marlin_w8a16",
     "vllm_marlin_w4a16_g128": "marlin_w4a16",
 }
 # The peer of torch that multiplies with the very scales of a scaled_mm variant.
-SAME_SCALES = {"token_channel": "scaled_mm_row", "tensor": "scaled_mm_tensor"}
+SAME_SCALES = {"token_channel": "scaled_mm_row", "tensor": "scaled_mm_tensor", "block": "scaled_mm_block"}
 
 
 @cache

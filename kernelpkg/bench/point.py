@@ -74,7 +74,8 @@ def _capture(
     for name, make in makers.items():
         try:
             entry = make()
-            graphs[name] = run.clock.capture(entry.launches, _launches(run, point, entry))
+            count = launches_of(entry, point, run.meter.ceilings)
+            graphs[name] = run.clock.capture(entry.launches, count)
             entries[name] = entry
         except Exception as error:
             if type(error).__name__ == "OutOfMemoryError":
@@ -87,7 +88,8 @@ def _capture(
     return entries, graphs, refused
 
 
-def _launches(run: Any, point: Point, entry: Contender) -> int:
+def launches_of(entry: Contender, point: Point, found: Ceilings) -> int:
+    """Launches in the graph of a contender, from the time that the ceilings let expect."""
     kernel = entry.kernel or PEER_WORK.get(entry.name)
     n, k = point.shape.n, point.shape.k
     if kernel is None:
@@ -95,7 +97,6 @@ def _launches(run: Any, point: Point, entry: Contender) -> int:
     else:
         need = work(kernel, entry.variant, point.m, n, k)
         streamed, flops, kind = need.stream_bytes, need.flops, need.flop_kind
-    found = run.meter.ceilings
     expected, _ = limit_of(streamed, flops, found.read_gbps, found.tflops_for(kind))
     return launch_count(len(entry.launches), expected or 100.0)
 
@@ -140,10 +141,11 @@ def bench_row(
     microseconds: median, p10, p90, n, discarded, launches of one cold call. peers: medians of the same run
     in microseconds; ratios: the peer's time over ours (above 1: ours is faster); peer_reasons: why a peer
     has no time; same_scales: the peer that multiplies with the same scales. ceilings: GB/s of reading as
-    many bytes as the weights and scales have (read_gbps) and of 512 MiB, TFLOP/s of the library GEMM (of
-    this row, where that is faster). percent_of_limit: the least time under those ceilings over ours, in
-    percent; limit: the ceiling that binds, 'memory' or 'compute'. percent_of_read: the bandwidth at which
-    the weights were streamed, over read_gbps.
+    many bytes as the weights and scales have (read_gbps), of 512 MiB and of writing, TFLOP/s of the library
+    GEMM (of this row, where that is faster). percent_of_limit: the least time under the ceilings of reading
+    and multiplying over ours, in percent; limit: the one that binds, 'memory' or 'compute'. percent_of_read:
+    the bandwidth at which the weights were streamed, over read_gbps. percent_of_write: the least time of
+    writing the output over ours.
     """
     median = timing.median if timing else None
     read, tflops = ceilings.read_for(need.stream_bytes), ceilings.tflops_for(need.flop_kind)
@@ -156,6 +158,7 @@ def bench_row(
     tflops = max([tflops, *beside]) if tflops else None
     least, limit = limit_of(need.stream_bytes, need.flops, read, tflops)
     gbps = need.stream_bytes / median / 1e3 if median else None
+    written = 2 * point.m * point.shape.n / median / 1e3 if median else None
     medians = {name: peer.median for name, peer in peers.items()}
     row = {
         "kernel": kernel,
@@ -173,12 +176,14 @@ def bench_row(
         "ceilings": {
             "read_gbps": read,
             "read_large_gbps": ceilings.read_gbps,
+            "write_gbps": ceilings.write_gbps,
             "tflops": tflops,
             "tflops_of": need.flop_kind,
         },
         "percent_of_limit": 100 * least / median if least and median else None,
         "limit": limit,
         "percent_of_read": 100 * gbps / read if gbps and read else None,
+        "percent_of_write": 100 * written / ceilings.write_gbps if written and ceilings.write_gbps else None,
         "gbps": gbps,
         "tflops": need.flops / median / 1e6 if median else None,
         "bytes": need.stream_bytes,

@@ -12,7 +12,7 @@ from typing import Any
 
 from kernelpkg import arch
 from kernelpkg.arch import devices
-from kernelpkg.bench.shapes import VARIANTS, Shape, shape_of, work
+from kernelpkg.bench.shapes import BLOCK, VARIANTS, Shape, shape_of, work
 from kernelpkg.errors import UsageError
 
 LABEL = "projected (nobody measured)"
@@ -247,6 +247,72 @@ def w4_rows(
                         "w4a8_us": narrow.microseconds,
                         "w4a8_limit": narrow.limit,
                         "gain": wide.microseconds / narrow.microseconds,
+                        "label": LABEL,
+                    }
+                )
+    return rows
+
+
+# The devices for which the waves of scaled_mm's blocks are worked out.
+SCALED_MM_DEVICES = ("GB10", "RTX 5090")
+
+
+def scaled_mm_rows(
+    devices: Sequence[str] = SCALED_MM_DEVICES,
+    shapes: Sequence[str | Shape] = ("8B.qkv", "8B.o", "8B.gate_up", "8B.down"),
+    ms: Sequence[int] = (1, 16, 64),
+    kernel: str = "scaled_mm_sm120",
+    variant: str = "token_channel",
+) -> list[dict[str, Any]]:
+    """What dispatch chooses on a device that is not here, how its blocks fill it, and the least time.
+
+    Per device, layer and M: configuration (its name), tiles of c (clusters' worth of them), blocks, slots
+    (blocks that the device holds at once), waves (blocks over slots), idle (the part of the slots that the
+    last wave leaves empty, in percent), bytes that must move, memory_us at the data sheet's bandwidth, and
+    the arithmetic in words. Dispatch chooses among what the library here holds: empty where there is no
+    library, or none with such a kernel. Every row is labelled as projected. Imports torch.
+    """
+    from kernelpkg.ops import configurations as table
+
+    rows = []
+    for row in map(device_row, devices):
+        for shape in map(shape_of, shapes):
+            for m in ms:
+                try:
+                    one = table.choose(
+                        kernel,
+                        m,
+                        shape.n,
+                        shape.k,
+                        multiprocessors=row.multiprocessors,
+                        block_scales=variant == BLOCK,
+                    )
+                except UsageError:
+                    return []
+                down, across = -(-m // one.rows), -(-shape.n // one.columns)
+                blocks, slots = down * across * one.blocks, row.multiprocessors * one.per_sm
+                least = project(kernel, m, shape.n, shape.k, row, variant)
+                rows.append(
+                    {
+                        "device": row.name,
+                        "capability": str(row.capability),
+                        "multiprocessors": row.multiprocessors,
+                        "kernel": kernel,
+                        "variant": variant,
+                        "shape": shape.name,
+                        "m": m,
+                        "configuration": one.label,
+                        "tiles": down * across,
+                        "blocks": blocks,
+                        "slots": slots,
+                        "waves": blocks / slots,
+                        "idle": 100 * (1 - blocks / (-(-blocks // slots) * slots)),
+                        "bytes": least.bytes,
+                        "memory_us": least.memory_us,
+                        "limit": least.limit,
+                        "arithmetic": f"{down} x {across} tiles of {one.rows}x{one.columns}, "
+                        f"{blocks} blocks / ({row.multiprocessors} SMs x {one.per_sm}); "
+                        f"{least.basis.split(';')[0]}",
                         "label": LABEL,
                     }
                 )

@@ -27,6 +27,10 @@ KINDS = ("check", "bench", "sanitizer", "validate")
 RECORDED = Path(__file__).parent / "recorded"
 ENVIRONMENT = "KERNELPKG_RECORDS"
 
+# What a record keeps of a report beside its rows.
+DETAILS = ("machine", "ceilings", "clocks", "label", "summary", "size", "seed", "peers", "notes")
+DETAILS += ("sweep", "costs")
+
 # What a row of each kind must have for the ladder to judge it.
 ROW_KEYS = {
     "check": ("kernel", "case", "metric", "value", "bound", "passed"),
@@ -303,7 +307,7 @@ def from_report(kind: str, report: Any, library: Any = None) -> Record:
     kernels = tuple(dict.fromkeys(row["kernel"] for row in rows if row.get("kernel")))
     details = {
         name: _clean(value)
-        for name in ("machine", "ceilings", "clocks", "label", "summary", "size", "seed", "peers", "notes")
+        for name in DETAILS
         if (value := getattr(report, name, None)) not in (None, (), [], {}, "")
     }
     data = {

@@ -6,104 +6,30 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kernelpkg.bench import machine as machines
+from kernelpkg.bench.report import BenchReport
 from kernelpkg.bench.shapes import (
     EVIDENCE_CAPABILITY,
     GATE_OF,
     STANDS_FOR,
+    UNTIMED,
     VARIANTS,
     Point,
     Shape,
     Size,
-    on_what,
     plan,
     size_named,
 )
-from kernelpkg.errors import CheckFailed, MachineUnfit, NothingRan, UsageError
+from kernelpkg.errors import MachineUnfit, UsageError
 
+SCALED_MM = tuple(k for k in VARIANTS if k.startswith("scaled_mm") and k not in STANDS_FOR)
 SHIPPED = tuple(kernel for kernel in VARIANTS if kernel not in STANDS_FOR)
 # What emulation costs, shown on the device that emulates: one shape, a decode and a prefill M.
 SHOWN_EVIDENCE = ("marlin_w4a8_fp8_emulated",)
 SHOWN_EVIDENCE_POINTS = (("8B.gate_up", 16), ("8B.gate_up", 4096))
-
-
-@dataclass(slots=True)
-class BenchReport:
-    """What a run measured, and what it did not.
-
-    rows: one dict per kernel, variant, shape and M (see `point.bench_row`). ceilings, machine, clocks: as
-    measured in the run. gated_out: reason -> kernels left out by it. not_run: sentences about points
-    without a row. peers: name -> version, origin and files of a third party's operators. peers_left_out:
-    peer, shape, m and reason of each that has no time.
-    """
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    ceilings: dict[str, Any] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
-    clocks: dict[str, Any] = field(default_factory=dict)
-    label: str = "measured here"
-    device: str = ""
-    size: str = ""
-    seed: int | None = None
-    recipe: str = ""
-    gated_out: dict[str, int] = field(default_factory=dict)
-    not_run: list[str] = field(default_factory=list)
-    peers: dict[str, Any] = field(default_factory=dict)
-    peers_left_out: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    cancelled: bool = False
-    seconds: float = 0.0
-
-    @property
-    def summary(self) -> str:
-        """'ran N, gated out M (reasons)', and how many points were left out for time or memory."""
-        count = sum(self.gated_out.values())
-        reasons = "; ".join(f"{number}: {reason}" for reason, number in self.gated_out.items())
-        text = f"ran {len(self.rows)}, gated out {count}" + (f" ({reasons})" if reasons else "")
-        if self.not_run:
-            text += f"; {len(self.not_run)} point(s) not run"
-        return text + (", cancelled" if self.cancelled else "")
-
-    @property
-    def peers_line(self) -> str:
-        """Whose operators were timed beside ours, torch's own aside; empty where none were."""
-        named = (
-            f"{name} {facts.get('version') or 'of unknown version'} ({facts.get('origin')} libraries)"
-            for name, facts in self.peers.items()
-        )
-        return f"peers in the same run: {', '.join(named)}" if self.peers else ""
-
-    @property
-    def wrong(self) -> list[dict[str, Any]]:
-        """Rows whose correctness gate did not hold."""
-        return [row for row in self.rows if row.get("correct") and not row["correct"]["passed"]]
-
-    @property
-    def slow(self) -> list[dict[str, Any]]:
-        """Rows without a time, because every sample was discarded for the clock."""
-        return [row for row in self.rows if row["microseconds"]["median"] is None]
-
-    def raise_for_status(self) -> None:
-        """Raise CheckFailed for a wrong result, MachineUnfit for a machine in a slow state, NothingRan for
-        no row.
-        """
-        if self.wrong:
-            names = ", ".join(sorted({f"{row['kernel']} m={row['m']} {row['shape']}" for row in self.wrong}))
-            raise CheckFailed(
-                f"Wrong results beside the timing: {names}. Run `kernelpkg check` for the cases."
-            )
-        if self.rows and len(self.slow) == len(self.rows):
-            raise MachineUnfit(
-                "Every sample was taken under 75 % of the expected clock and discarded; let the machine cool "
-                "down, or look at its power supply, and run again."
-            )
-        if not self.rows and not self.cancelled:
-            reasons = "; ".join((*self.gated_out, *self.not_run)) or "no point was asked for"
-            raise NothingRan(f"The bench timed nothing: {reasons}.")
 
 
 def is_cancelled(cancel: Any) -> Callable[[], bool]:
@@ -126,7 +52,8 @@ def choose(
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """(kernels to time, reason -> count of those left out).
 
-    None takes every shipped kernel, of which the gates leave some. An evidence kernel runs on 9.0 alone.
+    None takes every timed kernel that is shipped, of which the gates leave some; one that is not timed is
+    left out. An evidence kernel runs on 9.0 alone.
     `built` gives the reason why a kernel is not in the library, None where it is. Raises UsageError for an
     unknown kernel.
     """
@@ -135,6 +62,9 @@ def choose(
     asked = SHIPPED if kernels is None else tuple(kernels)
     chosen, out = [], Counter()
     for kernel in asked:
+        if kernel in UNTIMED:
+            out[f"the bench does not time {kernel}"] += 1
+            continue
         if kernel not in VARIANTS:
             raise UsageError(f"kernel is {kernel!r}; those that are timed: {', '.join(VARIANTS)}.")
         answer = gate("evidence_sm90" if kernel in STANDS_FOR else GATE_OF[kernel]).ask(capability)
@@ -164,11 +94,12 @@ def run(
 
     kernels: as users name them; None takes all that the gates admit here. shapes: names such as
     '8B.gate_up', 'KxN' or (K, N). ms: rows of the activations. size: 'tiny' (under 30 s on an H200),
-    'default' (under 110 s) or 'full' (under 10 minutes); points that the time does not reach are named in
-    `not_run`. on_row is called with each row, on_progress with points done, points in all and a sentence.
-    cancel: an event or a callable; rows until then are kept. seed: of the operands, fresh where None and
-    recorded either way. peer_libraries: vLLM's shared objects, or folders that hold them, to time its
-    operators beside ours; those of an installed vLLM where none is named.
+    'default' (under 140 s) or 'full' (under 10 minutes); points that the time does not reach are named in
+    `not_run`. Where neither shapes nor ms are named, a run with scaled_mm also times every configuration at a
+    few points and, from 'default' on, what awkward shapes cost. on_row is called with each row, on_progress
+    with points done, points in all and a sentence. cancel: an event or a callable; rows until then are kept.
+    seed: of the operands, fresh where None and recorded either way. peer_libraries: vLLM's shared objects, or
+    folders that hold them, to time its operators beside ours; those of an installed vLLM where none is named.
 
     Raises UsageError for a wrong argument, NothingRan without a CUDA device, MachineUnfit where no point
     fits into the memory. Whether results were right is in the rows; `BenchReport.raise_for_status` raises
@@ -244,7 +175,6 @@ class _Run:
         report = self.report
         chosen, report.gated_out = choose(kernels, self.capability, self._missing)
         points = list(plan(chosen, self.limits, shapes, ms, kernels is not None)) if chosen else []
-        points = [point for point in points if point.kernels]
         if kernels is None and str(self.capability) == EVIDENCE_CAPABILITY:
             points = self._with_evidence(points)
         if points and all(reasons := [self._shortage(point) for point in points]):
@@ -254,6 +184,8 @@ class _Run:
         if points:
             self.meter.measure(fp8="scaled_mm_row" in self.peers)
             self._points(points)
+            if shapes is None and ms is None:
+                self._scaled_mm_details([name for name in chosen if name in SCALED_MM])
             found = self.meter.finish()
             report.ceilings = found.as_dict()
             report.notes += found.notes
@@ -313,6 +245,29 @@ class _Run:
             longest = max(longest, time.monotonic() - begun)
         self.on_progress(len(points), len(points), "done")
 
+    def _scaled_mm_details(self, kernels: Sequence[str]) -> None:
+        """The sweep of the configurations and the costs of awkward shapes, while there is time."""
+        import torch
+
+        from kernelpkg.bench import shape_costs, sweep
+        from kernelpkg.bench.stand import Stand
+
+        def ended() -> bool:
+            return self.cancelled() or time.monotonic() - self.started > self.limits.seconds
+
+        ceilings, seed = self.meter.ceilings, self.report.seed or 0
+        stand = Stand(self.device, self.clock, self.sampler, self.facts, ceilings, seed, ended)
+        try:
+            for kernel in kernels:
+                self.on_progress(0, 1, f"{kernel}: every configuration, and awkward shapes")
+                self.report.sweep += sweep.sweep(stand, kernel, self.limits.sweeps)
+                if self.limits.costs:
+                    self.report.costs += shape_costs.measure(stand, kernel)
+        except torch.cuda.OutOfMemoryError as error:
+            self.report.not_run.append(f"configurations and awkward shapes: {_first_line(error)}")
+        if kernels and ended() and not self.cancelled():
+            self.report.not_run.append("configurations or awkward shapes: out of time for some of them")
+
     def _shortage(self, point: Point) -> str | None:
         from kernelpkg.bench.contenders import bytes_needed
 
@@ -320,43 +275,6 @@ class _Run:
         available = machines.available_bytes(self.device, integrated)
         needed = bytes_needed(point, self.facts["l2_bytes"], self.peers)
         return machines.shortage(needed, available, integrated, self.facts["name"])
-
-
-def recorded_report(capability: Any = None, kernels: Sequence[str] | None = None) -> BenchReport | None:
-    """The newest recorded bench (of a capability) as a report whose label names machine and date; None
-    without one.
-
-    This is what a machine without a GPU shows. Rows keep their figures and get that label.
-    """
-    from kernelpkg.arch import Capability
-    from kernelpkg.bench import records
-
-    wanted = None if capability is None else str(Capability.parse(capability))
-    for record in records.load_records():
-        if record.kind != "bench" or wanted not in (None, record.capability):
-            continue
-        where = f"capability {record.capability}"
-        rows = [
-            dict(row) | {"label": f"{record.source}, {on_what(row['kernel'], where)}"}
-            for row in record.rows
-            if kernels is None or row["kernel"] in kernels
-        ]
-        details = record.details
-        if rows:
-            return BenchReport(
-                rows=rows,
-                ceilings=dict(details.get("ceilings", {})),
-                machine=dict(
-                    details.get("machine", {"name": record.machine, "capability": record.capability})
-                ),
-                clocks=dict(details.get("clocks", {})),
-                label=record.source,
-                size=str(details.get("size", "")),
-                seed=details.get("seed"),
-                peers=dict(details.get("peers", {})),
-                notes=list(details.get("notes", [])),
-            )
-    return None
 
 
 def _clock_range(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -33,6 +33,24 @@ SHAPES = (
     Shape("70B.down", 8192, 28672),
 )
 
+# DeepSeek-V3: hidden 7168, 128 heads, key-value rank 512, query rank 1536, intermediate 18432, experts 2048.
+# Its checkpoints have a scale for every 128 x 128 weights. `q` is the query projection without its low rank,
+# `gate_up_third` the part of gate_up that one device of three holds.
+DEEPSEEK = (
+    Shape("DSV3.kv_a", 576, 7168),
+    Shape("DSV3.qkv_a", 2112, 7168),
+    Shape("DSV3.q", 24576, 7168),
+    Shape("DSV3.kv_b", 32768, 512),
+    Shape("DSV3.o", 7168, 16384),
+    Shape("DSV3.down", 7168, 18432),
+    Shape("DSV3.gate_up", 36864, 7168),
+    Shape("DSV3.q_b", 24576, 1536),
+    Shape("DSV3.gate_up_third", 12288, 7168),
+    Shape("DSV3.expert_gate_up", 4096, 7168),
+    Shape("DSV3.expert_down", 7168, 2048),
+)
+BLOCKED = frozenset(shape.name for shape in DEEPSEEK)
+
 # The rows of a full run; the smaller sizes take a part of them.
 MS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -61,33 +79,50 @@ _FORMATS = {
     "nvfp4": (4, 8, 0),
     "mxfp4": (4, 8, 0),
 }
-# scaled_mm's scales: per token and channel, or one per tensor.
-_SCALED_MM = ("token_channel", "tensor")
+# scaled_mm's scales: per token and channel, one per tensor, or blocks: one per token and 128 of K for the
+# activations, one per 128 x 128 for the weight.
+BLOCK = "block"
+BLOCK_SIZE = 128
+_VECTORS = ("token_channel", "tensor")
+_SCALED_MM = {
+    "scaled_mm_sm89": _VECTORS,
+    "scaled_mm_sm90": (*_VECTORS, BLOCK),
+    "scaled_mm_sm120": (*_VECTORS, BLOCK),
+}
 
 _EMULATED = {f"{name}_emulated": name for name, (_, bits, _) in _MARLIN.items() if bits == 8}
 _STANDINS = {f"scaled_mm_{route}_standin": f"scaled_mm_{route}" for route in ("sm89", "sm120")}
+
+# The microscaled kernels: known to the ladder and the check, and not timed.
+_MICROSCALED = tuple(f"{form}_scaled_mm_sm120" for form in ("mxfp8", "nvfp4"))
+_MICROSCALED_STANDINS = {f"{name}_standin": name for name in _MICROSCALED}
 
 # Those whose tile and split can be tuned.
 TUNABLE = tuple(_MARLIN)
 
 # An evidence kernel stands for the shipped one it is built from; it runs on 9.0 alone.
-STANDS_FOR = _EMULATED | _STANDINS
+STANDS_FOR = _EMULATED | _STANDINS | _MICROSCALED_STANDINS
 
 # kernel -> variants, the first one the default.
 VARIANTS: dict[str, tuple[str, ...]] = {
     **{name: variants for name, (_, _, variants) in _MARLIN.items()},
-    **{f"scaled_mm_{route}": _SCALED_MM for route in ("sm89", "sm90", "sm120")},
+    **_SCALED_MM,
     **{name: _MARLIN[shipped][2] for name, shipped in _EMULATED.items()},
-    **dict.fromkeys(_STANDINS, _SCALED_MM),
+    **{name: _SCALED_MM[shipped] for name, shipped in _STANDINS.items()},
 }
 
 GATE_OF = {
     "marlin_repack": "marlin_16bit",
     **{name: "marlin_16bit" if bits == 16 else "marlin_fp8" for name, (_, bits, _) in _MARLIN.items()},
     **{f"scaled_mm_{route}": f"scaled_mm_{route}" for route in ("sm89", "sm90", "sm100", "sm120")},
+    **dict.fromkeys(_MICROSCALED, "scaled_mm_sm120"),
     **dict.fromkeys(_EMULATED, "marlin_fp8"),
     **_STANDINS,
+    **dict.fromkeys(_MICROSCALED_STANDINS, "scaled_mm_sm120"),
 }
+
+# Kernels without variants to time.
+UNTIMED = frozenset(GATE_OF) - frozenset(VARIANTS)
 
 # Timed at every point of a run. The other formats share their code paths; unless they are asked for by name,
 # a run times them where `Size.others` says.
@@ -168,6 +203,10 @@ def work(kernel: str, variant: str, m: int, n: int, k: int) -> Work:
         scale_bits = 8 if variant.startswith("mx") else scale_bits
         stream = -(-k * bits // 8) * n + groups * n * (scale_bits + zero_bits) // 8
         activation_scales = 4 * m if activation == 8 else 0
+    elif variant == BLOCK:
+        blocks = -(-k // BLOCK_SIZE)
+        stream = n * k + 4 * blocks * -(-n // BLOCK_SIZE)
+        activation_scales = 4 * m * blocks
     else:
         stream = n * k + (4 if variant == "tensor" else 4 * n)
         activation_scales = 4 if variant == "tensor" else 4 * m
@@ -190,7 +229,8 @@ class Size:
 
     points: layers with the rows M each is timed at, in the order of running. others: (layer, M) where the
     formats outside MAIN are timed too. seconds bounds the timing: points that do not fit are reported, not
-    run.
+    run. sweeps: (layer, M) where every configuration of scaled_mm is timed, with blocks of scales at the
+    layers that have them. costs: whether to time what awkward shapes cost.
     """
 
     points: tuple[tuple[str, tuple[int, ...]], ...]
@@ -199,32 +239,52 @@ class Size:
     seconds: float
     per_contender_seconds: float
     extras: bool
+    sweeps: tuple[tuple[str, int], ...] = ()
+    costs: bool = False
 
 
 _8B = ("8B.gate_up", "8B.down", "8B.qkv", "8B.o")
 _70B = ("70B.gate_up", "70B.down", "70B.qkv", "70B.o")
 _FULL_MS = (16, 4096, *(m for m in MS if m not in (16, 4096)))
+_SWEEPS = (
+    ("8B.gate_up", 64),
+    ("8B.gate_up", 4096),
+    ("8B.o", 16),
+    ("8B.o", 256),
+    ("8B.down", 1024),
+    ("DSV3.qkv_a", 64),
+    ("DSV3.o", 64),
+    ("DSV3.o", 4096),
+)
 
 # What the first floors speak of comes first.
 SIZES = {
-    "tiny": Size((("8B.gate_up", (16, 1, 4096)),), (), False, 25.0, 0.06, False),
+    "tiny": Size((("8B.gate_up", (16, 1, 4096)),), (), False, 25.0, 0.06, False, _SWEEPS[:1]),
     "default": Size(
         (
             *((shape, (16, 4096, 1, 64, 256, 1024)) for shape in _8B),
+            *((shape, (4096, 64)) for shape in ("DSV3.o", "DSV3.qkv_a", "DSV3.expert_gate_up", "DSV3.q_b")),
             *((shape, (16, 1, 64)) for shape in _70B),
         ),
         (("8B.gate_up", 16), ("8B.gate_up", 4096)),
         False,
-        100.0,
+        130.0,
         0.06,
+        True,
+        _SWEEPS,
         True,
     ),
     "full": Size(
-        tuple((shape, _FULL_MS) for shape in (*_8B, *_70B)),
+        (
+            *((shape, _FULL_MS) for shape in (*_8B, *_70B)),
+            *((shape.name, (4096, 64)) for shape in DEEPSEEK),
+        ),
         tuple((shape, m) for shape in ("8B.gate_up", "8B.o") for m in (16, 64, 4096)),
         True,
         520.0,
         0.15,
+        True,
+        _SWEEPS,
         True,
     ),
 }
@@ -242,7 +302,7 @@ def shape_of(value: str | Shape | tuple[int, int] | Sequence[int]) -> Shape:
     if isinstance(value, Shape):
         return value
     if isinstance(value, str):
-        for shape in SHAPES:
+        for shape in (*SHAPES, *DEEPSEEK):
             if value.lower() in (shape.name.lower(), f"{shape.k}x{shape.n}"):
                 return shape
         k, _, n = value.lower().partition("x")
@@ -250,22 +310,27 @@ def shape_of(value: str | Shape | tuple[int, int] | Sequence[int]) -> Shape:
             return shape_of((int(k), int(n)))
     elif isinstance(value, Sequence) and len(value) == 2 and all(isinstance(x, int) for x in value):
         k, n = value
-        known = next((shape for shape in SHAPES if (shape.k, shape.n) == (k, n)), None)
+        known = next((shape for shape in (*SHAPES, *DEEPSEEK) if (shape.k, shape.n) == (k, n)), None)
         shape = known or Shape(f"{k}x{n}", n, k)
         if k <= 0 or n <= 0:
             raise UsageError(f"shape {k}x{n} (K x N): K and N must be at least 1.")
         return shape
-    names = ", ".join(shape.name for shape in SHAPES)
+    names = ", ".join(shape.name for shape in (*SHAPES, *DEEPSEEK))
     raise UsageError(f"shape is {value!r}; give KxN such as 4096x28672, or one of {names}.")
 
 
-def variants_of(kernel: str, every: bool, others: bool = True) -> tuple[str, ...]:
-    """The variants of `kernel` to time: all, or those a short run takes; without `others` two at most.
+def variants_of(kernel: str, shape: Shape, every: bool, others: bool = True) -> tuple[str, ...]:
+    """The variants of `kernel` to time at `shape`: all, or those a short run takes; without `others` two at
+    most.
 
-    scaled_mm is always timed with both kinds of scales, since torch's own two differ in speed.
+    scaled_mm is timed with the scales that the layer's checkpoint has: blocks for DeepSeek-V3, both kinds of
+    vectors for Llama, since torch's own two differ in speed; a shape given by its sizes alone gets them all.
     """
+    if kernel.startswith("scaled_mm"):
+        blocked, named = shape.name in BLOCKED, shape in (*SHAPES, *DEEPSEEK)
+        return tuple(variant for variant in VARIANTS[kernel] if not named or (variant == BLOCK) == blocked)
     variants = VARIANTS[kernel] if others else VARIANTS[kernel][:2]
-    return variants if every or kernel.startswith("scaled_mm") else variants[:1]
+    return variants if every else variants[:1]
 
 
 def plan(
@@ -275,13 +340,14 @@ def plan(
     ms: Iterable[int] | None = None,
     named: bool = True,
 ) -> tuple[Point, ...]:
-    """The points of a run, in the order they run.
+    """The points of a run that have something to time, in the order they run.
 
     named: whether the kernels were asked for by name; those outside MAIN otherwise run where the size has
-    them, and everywhere where shapes or rows were asked for. Raises UsageError for an unknown kernel, shape
-    or M.
+    them, and everywhere where shapes or rows were asked for. Marlin kernels run at DeepSeek-V3's layers where
+    those were asked for. Kernels that are not timed have no point. Raises UsageError for an unknown kernel,
+    shape or M.
     """
-    kernels = tuple(kernels)
+    kernels = tuple(kernel for kernel in kernels if kernel not in UNTIMED)
     for kernel in kernels:
         if kernel not in VARIANTS:
             raise UsageError(f"kernel is {kernel!r}; those that are timed: {', '.join(VARIANTS)}.")
@@ -300,11 +366,13 @@ def plan(
 
     def pairs(shape: Shape, m: int) -> tuple[tuple[str, str], ...]:
         others = everywhere or (shape.name, m) in size.others
+        only_blocks = asked is None and shape.name in BLOCKED
         return tuple(
             (kernel, variant)
             for kernel in kernels
-            if others or kernel in MAIN
-            for variant in variants_of(kernel, size.all_variants, others)
+            if (others or kernel in MAIN) and not (only_blocks and kernel.startswith("marlin"))
+            for variant in variants_of(kernel, shape, size.all_variants, others)
         )
 
-    return tuple(Point(shape, m, pairs(shape, m)) for shape, own in places for m in own)
+    points = (Point(shape, m, pairs(shape, m)) for shape, own in places for m in own)
+    return tuple(point for point in points if point.kernels)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernelpkg.bench.contenders import Contender
-from kernelpkg.bench.shapes import Point, group_size
+from kernelpkg.bench.shapes import BLOCK, Point, group_size
 from kernelpkg.bench.timing import Clock, Graph
 from kernelpkg.check.cases import Case
 from kernelpkg.check.metrics import Bounds, bounds_for, compare
@@ -65,6 +65,7 @@ def case_of(point: Point, kernel: str, variant: str) -> Case:
         group_size=group_size(variant),
         token=variant == "token_channel",
         channel=variant == "token_channel",
+        scales="block" if variant == BLOCK else "plain",
     )
 
 

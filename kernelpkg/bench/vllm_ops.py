@@ -31,6 +31,7 @@ NEEDS = {
     "vllm_marlin_w8a16": LIBRARIES["_C.abi3.so"],
     "vllm_marlin_w4a16_g128": LIBRARIES["_C.abi3.so"],
     "vllm_cutlass": LIBRARIES["_C_stable_libtorch.abi3.so"],
+    "vllm_cutlass_block": LIBRARIES["_C_stable_libtorch.abi3.so"],
 }
 # The SHA-256 of released files (manylinux x86-64), for shared objects that lie outside their wheel.
 _RELEASES = {
@@ -258,7 +259,11 @@ def marlin_gemm(a: Tensor, weight: MarlinWeight, locks: Tensor) -> Tensor:
 
 
 def scaled_mm(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
-    """(scale_a * a) @ (scale_b * b) in bf16; a row-major and b column-major e4m3, float32 scales."""
+    """(scale_a * a) @ (scale_b * b) in bf16; a row-major and b column-major e4m3, float32 scales.
+
+    Blocks of scales are [M, K/128] with stride(0) == 1 and [K/128, N/128] with stride(0) == 1; it wants M a
+    multiple of 4 and N one of 128.
+    """
     out = torch.empty((a.shape[0], b.shape[1]), dtype=torch.bfloat16, device=a.device)
     torch.ops._C.cutlass_scaled_mm(out, a, b, scale_a, scale_b, None)
     return out

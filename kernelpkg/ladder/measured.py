@@ -11,7 +11,7 @@ from kernelpkg.arch import Capability
 from kernelpkg.bench import records as store
 from kernelpkg.bench.projection import project
 from kernelpkg.bench.records import Record
-from kernelpkg.bench.shapes import GATE_OF, STANDS_FOR, VARIANTS, shape_of
+from kernelpkg.bench.shapes import GATE_OF, STANDS_FOR, UNTIMED, shape_of
 from kernelpkg.errors import UsageError
 from kernelpkg.ladder import static, thresholds
 from kernelpkg.ladder.rung import MEASURED, PROJECTED, STANDIN, THIS, Label, Rung
@@ -234,13 +234,15 @@ def fast(kernel: str, capability: Capability, sources: Sources) -> Rung:
 def _projected(kernel: str, capability: Capability, elsewhere: Sequence[tuple[Source, str]]) -> Rung:
     label = Label(PROJECTED, THIS)
     begin = f"Nobody has timed {kernel} on {capability}"
+    if kernel in UNTIMED:
+        reason = f"{begin}: the bench does not time this kernel."
+        return Rung(kernel, str(capability), "fast", "unproved", reason, {}, Label("nobody", THIS))
     if elsewhere:
         source, on_what = elsewhere[0]
         begin += f" (only on {source.capability}, {on_what}: another machine's speed proves nothing here)"
-    timed = kernel if kernel in VARIANTS else None
     try:
         shape = shape_of(PROJECTED_SHAPE)
-        projection = project(timed, PROJECTED_M, shape.n, shape.k, capability) if timed else None
+        projection = project(kernel, PROJECTED_M, shape.n, shape.k, capability)
     except UsageError:
         projection = None
     if projection is None or projection.microseconds is None:

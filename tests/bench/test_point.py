@@ -154,6 +154,7 @@ ALL = (
     ("marlin_w4a8_fp8_emulated", "g128"),
     ("scaled_mm_sm90", "token_channel"),
     ("scaled_mm_sm90", "tensor"),
+    ("scaled_mm_sm90", "block"),
 )
 
 
@@ -174,6 +175,7 @@ def test_every_kernel_and_variant_is_checked_and_timed(kernels: Any, m: int) -> 
     assert labels["marlin_w8a16"] == "measured here, this capability"
     assert labels["marlin_w4a8_fp8_emulated"] == "measured here, stand-in"
     assert rows[5]["same_scales"] == "scaled_mm_row" and rows[6]["same_scales"] == "scaled_mm_tensor"
+    assert rows[7]["same_scales"] == "scaled_mm_block"
 
 
 OTHERS = tuple(
@@ -216,6 +218,16 @@ def test_scales_differ_from_channel_to_channel() -> None:
     layer = operands.Layer(SHAPE, "cpu", seed=0)
     scales = layer.quantised("e4m3/g128").scales.float()
     assert scales.shape == (2, 192) and scales.max() / scales.min() > 2
+
+
+def test_a_scale_of_another_block_is_seen(kernels: Any) -> None:
+    def shifted(a: torch.Tensor, b: torch.Tensor, scale_a: Any, scale_b: Any, dtype: Any) -> torch.Tensor:
+        return scaled(a, b, scale_a, scale_b.roll(1, 1), dtype)
+
+    kernels.setattr(operands.ops, "cutlass_scaled_mm", shifted)
+    only = shapes.Point(SHAPE, 5, (("scaled_mm_sm90", "block"),))
+    (row,) = point.time_point(Run(), only, operands.Layer(SHAPE, "cpu", seed=1))
+    assert not row["correct"]["passed"] and row["microseconds"]["median"] is None
 
 
 @pytest.mark.parametrize("fault", ["a wrong tile", "a stale output", "a NaN"])
@@ -284,6 +296,38 @@ def test_vllm_is_timed_beside_its_counterparts(kernels: Any) -> None:
     only = shapes.Point(SHAPE, 1, (("marlin_w8a16", "g128"),))
     (row,) = point.time_point(run, only, operands.Layer(SHAPE, "cpu", seed=1))
     assert row["peers"].keys() == {"bf16", "vllm_marlin_w8a16"}
+    only = shapes.Point(SHAPE, 4, (("scaled_mm_sm90", "block"),))
+    (row,) = point.time_point(run, only, operands.Layer(SHAPE, "cpu", seed=1))
+    assert row["peers"].keys() == {"bf16", "vllm_cutlass_block"}
+
+
+@pytest.mark.parametrize("shape", [SHAPE, shapes.shape_of((200, 72)), shapes.shape_of((130, 260))])
+def test_blocks_of_scales_lie_as_torch_and_vllm_read_them(kernels: Any, shape: shapes.Shape) -> None:
+    seen = []
+
+    def theirs(a: Any, b: Any, scale_a: Any, scale_b: Any, out_dtype: Any, use_fast_accum: bool) -> Any:
+        seen.append((tuple(scale_a.shape), scale_a.stride(0), scale_b.stride(0), use_fast_accum))
+        return scaled(a, b, scale_a, scale_b, out_dtype)
+
+    kernels.setattr(torch, "_scaled_mm", theirs)
+    run = Run(peers=("scaled_mm_block",))
+    only = shapes.Point(shape, 5, (("scaled_mm_sm90", "block"),))
+    (row,) = point.time_point(run, only, operands.Layer(shape, "cpu", seed=1))
+    assert row["correct"]["passed"] and row["ratios"] == {"scaled_mm_block": 1.0}
+    assert set(seen) == {((5, -(-shape.k // 128)), 1, 1, False)}
+    assert row["bytes"] == shape.n * shape.k + 4 * -(-shape.n // 128) * -(-shape.k // 128)
+
+
+def test_a_torch_without_blocks_of_scales_is_a_reason(kernels: Any) -> None:
+    def refuses(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("Invalid scaling configuration.\nmore")
+
+    kernels.setattr(torch, "_scaled_mm", refuses)
+    run = Run(peers=contenders.available(Capability(9, 0)))
+    only = shapes.Point(SHAPE, 4, (("scaled_mm_sm90", "block"),))
+    (row,) = point.time_point(run, only, operands.Layer(SHAPE, "cpu", seed=1))
+    assert row["peer_reasons"]["scaled_mm_block"] == "refused: Invalid scaling configuration."
+    assert row["peers"] == {"bf16": 100.0}
 
 
 @pytest.mark.parametrize(
@@ -345,6 +389,8 @@ def test_bounds_are_those_of_the_check() -> None:
     assert verify.case_of(at, "marlin_w4a16", "g128").group_size == 128
     case = verify.case_of(at, "scaled_mm_sm90", "token_channel")
     assert case.token and case.channel and (case.m, case.n, case.k) == (16, 192, 256)
+    blocks = verify.case_of(at, "scaled_mm_sm90", "block")
+    assert blocks.scales == "block" and not blocks.token and not blocks.channel
 
 
 def test_memory_needed_grows_with_the_shape() -> None:

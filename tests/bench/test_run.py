@@ -11,8 +11,20 @@ import pytest
 import torch
 
 from kernelpkg import bench, ops
-from kernelpkg.bench import ceilings, clocks, machine, point, runner, timing, vllm_ops
-from kernelpkg.errors import MachineUnfit, NothingRan, UsageError
+from kernelpkg.bench import (
+    ceilings,
+    clocks,
+    machine,
+    operands,
+    point,
+    runner,
+    shape_costs,
+    shapes,
+    sweep,
+    timing,
+    vllm_ops,
+)
+from kernelpkg.errors import CheckFailed, MachineUnfit, NothingRan, UsageError
 
 SHAPE = (256, 192)
 FACTS = {
@@ -122,11 +134,12 @@ def test_a_run_reports_rows_gates_and_machine(device: SimpleNamespace) -> None:
     )
     admitted = ("marlin_w8a16", "marlin_w4a16", "marlin_w4a16_zp", "marlin_w8a16_int8")
     admitted += ("marlin_w4a16_nvfp4", "marlin_w4a16_mxfp4", "scaled_mm_sm90", "scaled_mm_sm90")
+    admitted += ("scaled_mm_sm90",)  # vectors, one scale, and blocks
     assert device.timed == [("256x192", 16, admitted), ("256x192", 1, admitted)]
-    assert report.rows == rows and len(rows) == 16 and report.seed == 5
-    assert report.summary.startswith("ran 16, gated out 6 (") and "marlin_fp8 needs" in report.summary
+    assert report.rows == rows and len(rows) == 18 and report.seed == 5
+    assert report.summary.startswith("ran 18, gated out 6 (") and "marlin_fp8 needs" in report.summary
     assert report.machine["name"] == "NVIDIA H200" and "uuid" not in report.machine
-    assert report.clocks["sm_mhz"] == [1901, 1916] and report.clocks["discarded"] == 16
+    assert report.clocks["sm_mhz"] == [1901, 1916] and report.clocks["discarded"] == 18
     assert progress[0] == (0, 2, "measuring the ceilings") and progress[-1] == (2, 2, "done")
     report.raise_for_status()
 
@@ -146,6 +159,35 @@ def test_peer_libraries_are_named_or_not(
     assert report.peers_line == "peers in the same run: vLLM 0.22.1 (named libraries)"
     with pytest.raises(UsageError, match=r"no file or folder .*absent; name shared objects of vLLM"):
         bench.run(size="tiny", device="cpu", peer_libraries=[tmp_path / "absent"])
+
+
+def test_a_run_of_everything_sweeps_and_prices(
+    device: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def swept(stand: Any, kernel: str, points: Any) -> list[dict]:
+        asked.append((kernel, points, stand.facts["multiprocessors"], stand.ended()))
+        return [{"kernel": kernel, "loss": 0.0, "label": "measured here, this capability"}]
+
+    def priced(stand: Any, kernel: str) -> list[dict]:
+        return [{"kernel": kernel, "m": 1, "shape": "x", "correct": {"passed": False}}]
+
+    monkeypatch.setattr(operands, "Layer", lambda shape, *_: SimpleNamespace(shape=shape))
+    monkeypatch.setattr(sweep, "sweep", swept)
+    monkeypatch.setattr(shape_costs, "measure", priced)
+    default = shapes.SIZES["default"]
+    report = bench.run(("scaled_mm_sm90",), size="default", device="cpu")
+    assert asked == [("scaled_mm_sm90", default.sweeps, 132, False)] and len(default.sweeps) <= 8
+    assert len(report.sweep) == 1 and report.wrong == report.costs
+    with pytest.raises(CheckFailed, match="scaled_mm_sm90 m=1 x"):
+        report.raise_for_status()
+    tiny = bench.run(("scaled_mm_sm90",), size="tiny", device="cpu")
+    assert asked[1:] == [("scaled_mm_sm90", default.sweeps[:1], 132, False)] and tiny.costs == []
+    assert bench.run(("scaled_mm_sm90",), (SHAPE,), size="default", device="cpu").sweep == []
+    device.cost = 26.0
+    late = bench.run(("scaled_mm_sm90",), size="tiny", device="cpu")
+    assert late.not_run[-1] == "configurations or awkward shapes: out of time for some of them"
 
 
 def test_emulation_is_shown_where_it_happens() -> None:
@@ -216,6 +258,7 @@ def test_the_meter_takes_the_fastest_reader(monkeypatch: pytest.MonkeyPatch) -> 
     found = meter.measure(fp8=False)
     assert found.read_gbps == pytest.approx(2**16 / 100.0 / 1e3) and found.read_method == "torch.sum"
     assert found.copy_gbps == pytest.approx(2 * 2**15 / 100.0 / 1e3)
+    assert found.write_gbps == pytest.approx(2**15 / 100.0 / 1e3)
     assert found.bf16_tflops == pytest.approx(2 * 32 * 64 * 32 / 100.0 / 1e6) and found.fp8_tflops is None
     assert meter.read_for(2**20) == pytest.approx(2**20 / 100.0 / 1e3)
     assert meter.read_for(12345) == pytest.approx(12352 / 100.0 / 1e3), "as many bytes as were asked about"

@@ -21,6 +21,40 @@ def test_llama_shapes() -> None:
     assert len(by_name) == 8 and bench.MS[0] == 1 and bench.MS[-1] == 4096
 
 
+def test_deepseek_shapes_have_blocks_of_scales() -> None:
+    sizes = {(shape.n, shape.k) for shape in bench.DEEPSEEK}
+    assert sizes == {
+        (576, 7168),
+        (2112, 7168),
+        (24576, 7168),
+        (32768, 512),
+        (7168, 16384),
+        (7168, 18432),
+        (36864, 7168),
+        (24576, 1536),
+        (12288, 7168),
+        (4096, 7168),
+        (7168, 2048),
+    }
+    assert shapes.shape_of((7168, 2112)).name == "DSV3.qkv_a" == shapes.shape_of("dsv3.qkv_a").name
+    kernels = ("marlin_w8a16", "scaled_mm_sm89", "scaled_mm_sm90", "scaled_mm_sm120")
+    full = [at for at in shapes.plan(kernels, shapes.SIZES["full"]) if at.shape in bench.DEEPSEEK]
+    assert len(full) == 22 and {at.m for at in full} == {64, 4096}
+    assert {at.kernels for at in full} == {(("scaled_mm_sm90", "block"), ("scaled_mm_sm120", "block"))}
+    assert not any(at.shape in bench.DEEPSEEK for at in shapes.plan(kernels[:2], shapes.SIZES["full"]))
+    default = [at for at in shapes.plan(kernels, shapes.SIZES["default"]) if at.shape in bench.DEEPSEEK]
+    assert {at.m for at in default} == {64, 4096} and {at.shape.k for at in default} > {1536, 16384}
+    (asked,) = shapes.plan(("marlin_w8a16", "scaled_mm_sm90"), shapes.SIZES["tiny"], ["DSV3.o"], (16,))
+    assert asked.kernels == (("marlin_w8a16", "channel"), ("scaled_mm_sm90", "block"))
+
+
+def test_work_with_blocks_of_scales() -> None:
+    need = shapes.work("scaled_mm_sm90", "block", 16, 2112, 7168)
+    assert need.stream_bytes == 2112 * 7168 + 4 * 17 * 56
+    assert need.total_bytes == need.stream_bytes + 16 * 7168 + 4 * 16 * 56 + 2 * 16 * 2112
+    assert need.flop_kind == "fp8"
+
+
 @pytest.mark.parametrize("given", ["8B.gate_up", "8b.GATE_UP", "4096x28672", (4096, 28672), [4096, 28672]])
 def test_a_shape_by_any_name(given: object) -> None:
     assert shapes.shape_of(given).name == "8B.gate_up"
@@ -64,7 +98,9 @@ def test_kernels_are_those_of_the_operators() -> None:
     from kernelpkg.ops import FORMATS, KERNELS
 
     entries = {entry.name: entry for entry in KERNELS if entry.family != "repack"}
-    assert set(shapes.VARIANTS) == set(entries) - {"scaled_mm_sm100"}
+    untimed = {"scaled_mm_sm100"} | {name for name, entry in entries.items() if entry.family == "microscaled"}
+    assert set(shapes.VARIANTS) == set(entries) - untimed
+    assert {entry.name for entry in KERNELS} - set(shapes.VARIANTS) == shapes.UNTIMED
     for name in shapes.VARIANTS:
         entry = entries[name]
         assert shapes.weight_format(name) == entry.weight_format
@@ -165,6 +201,31 @@ def test_projection_of_a_device_that_is_not_here() -> None:
     assert prefill.limit == "compute" and "derived" in prefill.basis
     four = bench.project("marlin_w4a16", 1, 28672, 4096, "12.1")
     assert found.microseconds / four.microseconds > 1.8
+
+
+def test_waves_of_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from kernelpkg.ops import configurations
+
+    asked = []
+
+    def choose(route: str, m: int, n: int, k: int, **rest: object) -> SimpleNamespace:
+        asked.append((route, m, n, k, rest))
+        return SimpleNamespace(label="32x64x128", rows=32, columns=64, blocks=1, per_sm=1)
+
+    monkeypatch.setattr(configurations, "choose", choose)
+    spark, card = bench.scaled_mm_rows(shapes=("8B.o",), ms=(64,))
+    assert asked[0] == ("scaled_mm_sm120", 64, 4096, 4096, {"multiprocessors": 48, "block_scales": False})
+    assert asked[1][4] == {"multiprocessors": 170, "block_scales": False}
+    assert (spark["tiles"], spark["slots"]) == (128, 48) and spark["waves"] == pytest.approx(128 / 48)
+    assert spark["idle"] == pytest.approx(100 / 9) and card["idle"] == pytest.approx(100 * 42 / 170)
+    need = shapes.work("scaled_mm_sm120", "token_channel", 64, 4096, 4096)
+    assert spark["bytes"] == need.total_bytes
+    assert spark["memory_us"] == pytest.approx(need.total_bytes / 273e3)
+    assert card["memory_us"] == pytest.approx(need.total_bytes / 1792e3)
+    assert spark["arithmetic"].startswith("2 x 64 tiles of 32x64, 128 blocks / (48 SMs x 1); 17.6 MB at 273")
+    assert {row["label"] for row in (spark, card)} == {"projected (nobody measured)"}
 
 
 def test_projection_says_what_it_does_not_know() -> None:

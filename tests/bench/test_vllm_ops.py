@@ -71,7 +71,12 @@ def test_an_installed_vllm_is_found_without_being_imported(
 def test_loading_says_what_can_be_called(folder: Path, operators: SimpleNamespace) -> None:
     loaded = vllm_ops.load([folder])
     assert operators.loaded == list(NAMES) and loaded.problems == ()
-    assert loaded.peers == ("vllm_marlin_w8a16", "vllm_marlin_w4a16_g128", "vllm_cutlass")
+    assert loaded.peers == (
+        "vllm_marlin_w8a16",
+        "vllm_marlin_w4a16_g128",
+        "vllm_cutlass",
+        "vllm_cutlass_block",
+    )
     digest = hashlib.sha256(NAMES[0].encode()).hexdigest()
     assert loaded.provenance == {
         "version": None,
