@@ -24,7 +24,7 @@ from kernelpkg.widgets.view import (
     chip,
     esc,
     html_table,
-    symbol,
+    table,
     text_table,
 )
 
@@ -262,29 +262,31 @@ def formats(rows: Rows) -> View:
     return View(text_table(columns, lines, caption), html_table(columns, lines, caption))
 
 
-def goals(rows: Rows, machine: str = "") -> View:
+def goals(rows: Rows, machine: str = "", costs: Rows = ()) -> View:
     """The speed goals of the kernels that the rows have, each with what was reached, where and on what basis.
 
-    machine: the name of the device the rows are of.
+    machine: the name of the device the rows are of. costs: what awkward shapes cost, of the same report.
     """
-    judged = evaluate(rows, machine)
+    judged = evaluate(rows, machine, costs=costs)
     if not judged:
         return nothing("No row here is of a kernel that has a goal.")
-    words = {True: "pass", False: "fail", None: "unproved"}
-    shown = {"pass": "met", "fail": "missed", "unproved": "not judged"}
+
+    def verdict(row: Mapping[str, Any]) -> tuple[str, str]:
+        if row["met"] is None:
+            return "unproved", "not judged" if row["reached"] is None else "reported"
+        return ("pass", "met") if row["met"] else ("fail", "missed")
+
     columns = [
         Column("goal", "goal", "wrap"),
-        Column("wanted", "wanted"),
-        Column("reached", "reached"),
+        Column("wanted", "wanted", "wrap"),
+        Column("reached", "reached", "wrap"),
         Column("verdict", "met?"),
         Column("at", "worst row"),
         Column("on", "on", "wrap"),
         Column("basis", "basis", "wrap"),
     ]
-    text = [row | {"verdict": f"{symbol(words[row['met']])} {shown[words[row['met']]]}"} for row in judged]
-    html = [row | {"verdict": chip(words[row["met"]], shown[words[row["met"]]])} for row in judged]
-    caption = f"Goals: {label_of(rows)}"
-    return View(text_table(columns, text, caption), html_table(columns, html, caption))
+    lines = [row | {"verdict": chip(*verdict(row))} for row in judged]
+    return table(columns, lines, f"Goals: {label_of(rows)}")
 
 
 def w4_arithmetic(rows: Rows) -> View:
