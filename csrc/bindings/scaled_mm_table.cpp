@@ -34,12 +34,14 @@ KernelpkgScaledMm plain(const ScaledMmInstance& instance) {
           row.place,
           row.min_m,
           row.max_m,
+          row.min_k,
           row.rows,
           row.columns,
           row.blocks,
           row.per_sm,
           row.round,
-          row.step};
+          row.step,
+          row.split};
 }
 
 Status find_kernels(int number, bool standin, KernelpkgScaledMm* found, int capacity, int* count) {

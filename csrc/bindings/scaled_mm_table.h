@@ -13,8 +13,8 @@ struct KernelpkgScaledMm {
   const char* name;
   const char* label;
   int64_t shared_memory;
-  int a_type, block_scales, place, min_m, max_m, rows, columns, blocks, per_sm;
-  float round, step;
+  int a_type, block_scales, place, min_m, max_m, min_k, rows, columns, blocks, per_sm;
+  float round, step, split;
 };
 
 // A call by what its choice depends on. standin: whether the evidence build of the route is asked.

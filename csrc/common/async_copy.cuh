@@ -25,6 +25,11 @@ __device__ __forceinline__ void copy_async_4(uint32_t destination, const void* s
                : "memory");
 }
 
+// Waits for all of this thread's copies.
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 // Lets a following kernel that was launched with programmatic stream serialisation be scheduled
 // while this one runs.
 __device__ __forceinline__ void allow_dependent_launch() {

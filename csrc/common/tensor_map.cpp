@@ -34,7 +34,7 @@ Status encode_tensor_map(const std::string& op, const char* what, const TensorMa
       encode(map, tensor.type, static_cast<cuuint32_t>(tensor.extents.size()),
              const_cast<void*>(tensor.base), tensor.extents.data(), tensor.strides.data(),
              tensor.box.data(), steps, CU_TENSOR_MAP_INTERLEAVE_NONE, tensor.swizzle,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             tensor.promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return {};
   return Status::error(op + ": the driver refused the tensor map of " + what + " (error " +
                        std::to_string(static_cast<int>(result)) + ").");

@@ -18,6 +18,8 @@ struct TensorMapSpec {
   std::vector<cuuint64_t> strides;  // bytes, of all dimensions but the innermost
   std::vector<cuuint32_t> box;
   CUtensorMapSwizzle swizzle;
+  // How much is fetched into L2 where less is asked for.
+  CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
 };
 
 // Fills `map`. op and what begin the refusal: "OP: the driver refused the tensor map of WHAT".

@@ -15,8 +15,27 @@ int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 }  // namespace
 
+void block_tiles_divide(int m, int n, int k, int columns, int sm_count, BlockTilesParams* params) {
+  params->row_items = ceil_div(m, kBlockTilesCluster * kBlockTilesRows);
+  params->column_items = ceil_div(n, columns);
+  const int items = params->row_items * params->column_items;
+  const int clusters = std::max(1, sm_count / kBlockTilesCluster);
+  const int rest = items % clusters, k_blocks = ceil_div(k, kScaleBlock);
+  params->whole = items;
+  params->parts = 1;
+  if (rest != 0) {
+    const int parts = std::min({clusters / rest, kMaxCuts, k_blocks / kCutBlocks});
+    if (parts > 1 && k_blocks - ceil_div(k_blocks, parts) >= kBlockTilesSaved) {
+      params->whole = items - rest;
+      params->parts = parts;
+    }
+  }
+  params->works = params->whole + (items - params->whole) * params->parts;
+}
+
 Status block_tiles_launch(const char* name, const void* kernel, int columns,
-                          const ScaledMmArgs& args) {
+                          const ScaledMmArgs& args, const ScaledMmDevice& device,
+                          BlockTilesParams* divided) {
   if (args.a_scale_block != static_cast<int>(args.a_scale_block) ||
       args.b_scale_block != static_cast<int>(args.b_scale_block)) {
     return scaled_mm_refusal(name, "its scales lie further apart than 2^31 values");
@@ -52,15 +71,18 @@ Status block_tiles_launch(const char* name, const void* kernel, int columns,
   params.m = args.m;
   params.n = args.n;
   params.k = args.k;
-  params.row_items = ceil_div(args.m, kBlockTilesCluster * kBlockTilesRows);
-  params.column_items = ceil_div(args.n, columns);
-  params.items = params.row_items * params.column_items;
+  block_tiles_divide(args.m, args.n, args.k, columns, device.sm_count, &params);
+  if (block_tiles_sum_bytes(params, columns) > args.workspace_bytes) {
+    return scaled_mm_refusal(name, "the workspace is smaller than scaled_mm_workspace_bytes()");
+  }
+  params.sums = static_cast<float*>(args.workspace);
   params.half = args.c_type == DType::kFloat16;
   const auto shared = static_cast<size_t>(block_tiles_shared(columns));
   int at_once = 0;
   KERNELPKG_RETURN_IF_ERROR(clusters_at_once(name, kernel, kBlockTilesThreads, shared,
                                              kBlockTilesCluster, args.device, &at_once));
-  const int clusters = std::min(params.items, std::max(1, at_once));
+  *divided = params;
+  const int clusters = std::min(params.works, std::max(1, at_once));
   Launch launch(dim3(static_cast<unsigned>(clusters * kBlockTilesCluster)), kBlockTilesThreads,
                 shared, true, args.stream);
   launch.cluster(kBlockTilesCluster);

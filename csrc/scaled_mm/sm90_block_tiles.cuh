@@ -4,16 +4,79 @@
 // added in fp32 by ordinary instructions. So that tensor cores do not wait for them, each warpgroup
 // has two sets of sums: the MMAs of one block of K run while those of the block before are added.
 // Two neighbouring blocks compute tiles of the same columns and fetch the weight for each other.
+// Items that would leave most of the device idle in a last round are cut along K.
 #pragma once
 
 #include "common/async_copy.cuh"
 #include "common/pipeline.cuh"
 #include "common/shared_memory.cuh"
 #include "scaled_mm/collective.cuh"
+#include "scaled_mm/prepare.h"
 #include "scaled_mm/sm90_block_tiles.h"
 #include "scaled_mm/sm90_wgmma.cuh"
 
 namespace kernelpkg {
+
+// An item's first row and column of c.
+struct BlockTilesPlace {
+  int row, column;
+};
+
+__device__ __forceinline__ BlockTilesPlace block_tiles_place(const BlockTilesParams& p, int item,
+                                                             int columns) {
+  const int first = item / (kBlockTilesGroup * p.column_items) * kBlockTilesGroup;
+  const int rest = item - first * p.column_items;
+  const int rows = min(kBlockTilesGroup, p.row_items - first);
+  return {(first + rest % rows) * kBlockTilesCluster * kBlockTilesRows, rest / rows * columns};
+}
+
+constexpr int kBlockTilesSumThreads = 256;
+constexpr int kBlockTilesSumColumns = 4;  // of a thread: 16 bytes of each part, 8 of c
+
+// Adds up the parts of the items that were cut along K, in the order of K. A thread computes four
+// neighbouring columns of a row; the last ones may run into the columns from N to ldc.
+struct BlockTilesSumParams {
+  BlockTilesParams tiles;
+  uint16_t* c;
+  int64_t ldc;
+};
+
+template <class Gate, int kColumns>
+__global__ void __launch_bounds__(kBlockTilesSumThreads)
+    scaled_mm_block_tiles_sum(__grid_constant__ const BlockTilesSumParams params) {
+  if constexpr (!Gate::kDeviceCode) {
+    guard_trap();
+  } else {
+    constexpr int kRows = kBlockTilesCluster * kBlockTilesRows;
+    constexpr int kThreads = kRows * kColumns / kBlockTilesSumColumns;  // of an item
+    wait_for_prior_kernels();
+    const BlockTilesParams& p = params.tiles;
+    const int thread = static_cast<int>(blockIdx.x * kBlockTilesSumThreads + threadIdx.x);
+    const int item = thread / kThreads, place = thread % kThreads * kBlockTilesSumColumns;
+    const BlockTilesPlace at = block_tiles_place(p, p.whole + item, kColumns);
+    const int row = at.row + place / kColumns, column = at.column + place % kColumns;
+    if (row >= p.m || column >= p.n) return;
+    const float* part = p.sums + int64_t{item} * p.parts * kRows * kColumns + place;
+    float4 sum = *reinterpret_cast<const float4*>(part);
+    for (int i = 1; i < p.parts; ++i) {
+      part += kRows * kColumns;
+      const float4 next = *reinterpret_cast<const float4*>(part);
+      sum.x += next.x;
+      sum.y += next.y;
+      sum.z += next.z;
+      sum.w += next.w;
+    }
+    cutlass::Array<float, kBlockTilesSumColumns> out{sum.x, sum.y, sum.z, sum.w};
+    if (p.bias != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kBlockTilesSumColumns; ++i)
+        out[i] += from_bits16(__ldg(p.bias + min(column + i, p.n - 1)), p.half);
+    }
+    const auto bits = to_bits16(out, p.half);
+    *reinterpret_cast<uint2*>(params.c + row * params.ldc + column) =
+        reinterpret_cast<const uint2&>(bits);
+  }
+}
 
 template <class ElementAct, Scales kScales, int kColumns>
 struct Sm90BlockTiles {
@@ -31,11 +94,26 @@ struct Sm90BlockTiles {
   static constexpr int kTeams = kBlockTilesRows / kTeamRows;
   static constexpr int kSums = kColumns / 2;  // accumulators of a thread
 
-  static size_t workspace_bytes(const ScaledMmArgs&, const ScaledMmDevice&) { return 0; }
+  static size_t workspace_bytes(const ScaledMmArgs& args, const ScaledMmDevice& device) {
+    BlockTilesParams divided = {};
+    block_tiles_divide(args.m, args.n, args.k, kColumns, device.sm_count, &divided);
+    return block_tiles_sum_bytes(divided, kColumns);
+  }
 
   static Status launch(const char* name, const void* kernel, const ScaledMmArgs& args,
-                       const ScaledMmDevice&) {
-    return block_tiles_launch(name, kernel, kColumns, args);
+                       const ScaledMmDevice& device) {
+    BlockTilesSumParams params = {};
+    KERNELPKG_RETURN_IF_ERROR(
+        block_tiles_launch(name, kernel, kColumns, args, device, &params.tiles));
+    if (params.tiles.parts == 1) return Status();
+    params.c = static_cast<uint16_t*>(args.c);
+    params.ldc = args.ldc;
+    const int items = (params.tiles.works - params.tiles.whole) / params.tiles.parts;
+    constexpr int kItemBlocks = kBlockTilesCluster * kBlockTilesRows * kColumns /
+                                kBlockTilesSumColumns / kBlockTilesSumThreads;
+    return second_kernel<&scaled_mm_block_tiles_sum<Gate, kColumns>>(
+        "scaled_mm_block_tiles_sum", dim3(static_cast<unsigned>(items * kItemBlocks)),
+        kBlockTilesSumThreads, /*overlap=*/true, params, args, device);
   }
 
   // A ring of stages, 128 rows of a and kColumns of the weight in each.
@@ -60,35 +138,42 @@ struct Sm90BlockTiles {
     }
   };
 
-  // A tile's first row and column of c.
-  struct Place {
-    int row, column;
-  };
-
-  // The tiles of a block, one after the other.
-  struct Items {
-    const Params& params;
-    int item;
-
-    explicit __device__ __forceinline__ Items(const Params& p)
-        : params(p), item(static_cast<int>(blockIdx.x) / kBlockTilesCluster) {}
-    __device__ __forceinline__ bool more() const { return item < params.items; }
-    __device__ __forceinline__ void advance() {
-      item += static_cast<int>(gridDim.x) / kBlockTilesCluster;
-    }
-    __device__ __forceinline__ Place place() const {
-      const int first = item / (kBlockTilesGroup * params.column_items) * kBlockTilesGroup;
-      const int rest = item - first * params.column_items;
-      const int rows = min(kBlockTilesGroup, params.row_items - first);
-      const int rank = static_cast<int>(blockIdx.x) % kBlockTilesCluster;
-      return {((first + rest % rows) * kBlockTilesCluster + rank) * kBlockTilesRows,
-              rest / rows * kColumns};
-    }
-  };
-
   static __device__ __forceinline__ int k_blocks(const Params& p) {
     return (p.k + kScaleBlock - 1) / kScaleBlock;
   }
+
+  // The works of a block, one after the other.
+  struct Works {
+    const Params& params;
+    int work;
+
+    explicit __device__ __forceinline__ Works(const Params& p)
+        : params(p), work(static_cast<int>(blockIdx.x) / kBlockTilesCluster) {}
+    __device__ __forceinline__ bool more() const { return work < params.works; }
+    __device__ __forceinline__ void advance() {
+      work += static_cast<int>(gridDim.x) / kBlockTilesCluster;
+    }
+    // Whether it is a part of an item, and which.
+    __device__ __forceinline__ bool cut() const { return work >= params.whole; }
+    __device__ __forceinline__ int part() const {
+      return cut() ? (work - params.whole) % params.parts : 0;
+    }
+    __device__ __forceinline__ BlockTilesPlace place() const {
+      const int item =
+          cut() ? params.whole + (work - params.whole) / params.parts : work;
+      BlockTilesPlace at = block_tiles_place(params, item, kColumns);
+      at.row += static_cast<int>(blockIdx.x) % kBlockTilesCluster * kBlockTilesRows;
+      return at;
+    }
+    // The blocks of K are those from begin() to end().
+    __device__ __forceinline__ int begin() const { return bound(part()); }
+    __device__ __forceinline__ int end() const {
+      return cut() ? bound(part() + 1) : k_blocks(params);
+    }
+    __device__ __forceinline__ int bound(int part) const {
+      return k_blocks(params) * part / params.parts;
+    }
+  };
 
   static __device__ __forceinline__ void run(const Params& params, const char* shared_memory) {
     if (threadIdx.x == 0) {
@@ -105,11 +190,11 @@ struct Sm90BlockTiles {
     const int team = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0) - 1;
     if (team < 0) {
       ptx::give_up_registers<24>();
-      if (threadIdx.x < 32) produce(params, Ring(shared_memory), Items(params));
+      if (threadIdx.x < 32) produce(params, Ring(shared_memory), Works(params));
     } else {
       ptx::take_registers<240>();
       const uint32_t output = shared_address(shared_memory) + kStages * kStageBytes;
-      consume(params, team, output, Ring(shared_memory), Items(params));
+      consume(params, team, output, Ring(shared_memory), Works(params));
     }
     // The neighbour may still send, or be told that a stage is free.
     ptx::cluster_arrive<false>();
@@ -117,7 +202,7 @@ struct Sm90BlockTiles {
   }
 
   // One warp; all its lanes go through the motions, one issues.
-  static __device__ __forceinline__ void produce(const Params& p, Ring ring, Items items) {
+  static __device__ __forceinline__ void produce(const Params& p, Ring ring, Works works) {
     if (elect_one()) {
       ptx::prefetch_tensor_map(p.a);
       ptx::prefetch_tensor_map(p.b);
@@ -126,11 +211,11 @@ struct Sm90BlockTiles {
     wait_for_prior_kernels();
     constexpr int kShare = kColumns / kBlockTilesCluster;
     const int rank = ptx::cluster_rank();
-    const int blocks = k_blocks(p);
-    for (; items.more(); items.advance()) {
-      const Place place = items.place();
+    for (; works.more(); works.advance()) {
+      const BlockTilesPlace place = works.place();
       const int row0 = place.row, column0 = place.column + rank * kShare;
-      for (int block = 0; block < blocks; ++block) {
+      const int end = works.end();
+      for (int block = works.begin(); block < end; ++block) {
         barrier_wait(ring.empty(), ring.parity ^ 1);
         if (elect_one()) {
           barrier_arrive_expecting(ring.full(), kStageBytes);
@@ -261,27 +346,47 @@ struct Sm90BlockTiles {
   }
 
   static __device__ __forceinline__ void consume(const Params& p, int team, uint32_t output,
-                                                 Ring ring, Items items) {
+                                                 Ring ring, Works works) {
     wait_for_prior_kernels();
-    const int blocks = k_blocks(p);
-    for (; items.more(); items.advance()) {
-      const Place place = items.place();
+    for (; works.more(); works.advance()) {
+      const BlockTilesPlace place = works.place();
+      int block = works.begin();
+      const int last = works.end() - 1;
       const int row0 = place.row + team * kTeamRows;
       const Scaling scaling(p, row0, place.column);
       Sums sums = {};
       Factors factors[kTurn];
 #pragma unroll
-      for (int i = 0; i < kTurn; ++i) factors[i] = scaling.at(min(i, blocks - 1));
-      int block = 0;
-      for (; block + kTurn <= blocks; block += kTurn)
-        add_up<kTurn>(ring, team, scaling, block + kTurn, blocks - 1, factors, sums);
-      const int left = blocks - block;
-      if (left == 1) add_up<1>(ring, team, scaling, block, blocks - 1, factors, sums);
-      if (left == 2) add_up<2>(ring, team, scaling, block, blocks - 1, factors, sums);
-      if (left == 3) add_up<3>(ring, team, scaling, block, blocks - 1, factors, sums);
-      store(p, team, output, row0, place.column, sums);
+      for (int i = 0; i < kTurn; ++i) factors[i] = scaling.at(min(block + i, last));
+      for (; block + kTurn <= last + 1; block += kTurn)
+        add_up<kTurn>(ring, team, scaling, block + kTurn, last, factors, sums);
+      const int left = last + 1 - block;
+      if (left == 1) add_up<1>(ring, team, scaling, block, last, factors, sums);
+      if (left == 2) add_up<2>(ring, team, scaling, block, last, factors, sums);
+      if (left == 3) add_up<3>(ring, team, scaling, block, last, factors, sums);
+      if (works.cut())
+        keep(p, team, works.work - p.whole, sums);
+      else
+        store(p, team, output, row0, place.column, sums);
     }
     if (threadIdx.x % 128 == 0) ptx::store_wait_read();
+  }
+
+  // The warpgroup's sums of a part of K, to memory.
+  static __device__ __forceinline__ void keep(const Params& p, int team, int work,
+                                              const Sums& sums) {
+    const int rank = static_cast<int>(blockIdx.x) % kBlockTilesCluster;
+    const int row = (work * kBlockTilesCluster + rank) * kBlockTilesRows + team * kTeamRows +
+                    first_row();
+    float* to = p.sums + int64_t{row} * kColumns + first_column();
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        *reinterpret_cast<float2*>(to + 8 * half * kColumns + 8 * j) =
+            make_float2(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]);
+      }
+    }
   }
 
   // The warpgroup's rows of c, by way of shared memory, where 16 bytes of eight neighbouring rows

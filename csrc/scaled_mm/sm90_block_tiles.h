@@ -10,7 +10,8 @@
 namespace kernelpkg {
 
 // Everything the kernel is told. A cluster of two blocks computes two tiles of neighbouring rows of
-// c at a time, an item; clusters take items in turn.
+// c at a time, an item; clusters take works in turn. A work is an item, or of the last items, which
+// would leave clusters idle, a part of K: its sums go to memory, where a second kernel adds them.
 struct BlockTilesParams {
   CUtensorMap a, b, c;
   const float* a_scales;
@@ -22,8 +23,11 @@ struct BlockTilesParams {
   int m, n, k;
   int row_items;     // items one above the other
   int column_items;  // and side by side
-  int items;
-  bool half;  // fp16 output, else bf16
+  int whole;         // items that are one work each
+  int parts;         // works of each item after them
+  int works;
+  float* sums;  // [works - whole, rows of an item, columns of a tile]
+  bool half;    // fp16 output, else bf16
 };
 
 constexpr int kBlockTilesRows = 128;   // of c in a tile
@@ -50,8 +54,23 @@ constexpr int block_tiles_shared(int columns) {
          block_tiles_output_bytes(columns);
 }
 
-// Encodes the maps and launches `kernel`, whose shared memory limit was raised.
+// Blocks of K that the last round has to be shorter by, for the second kernel to pay.
+constexpr int kBlockTilesSaved = 12;
+
+// Fills what divides a call: row_items, column_items, whole, parts, works. Clusters are half as many as
+// multiprocessors; where a device holds fewer, they take more works each.
+void block_tiles_divide(int m, int n, int k, int columns, int sm_count, BlockTilesParams* params);
+
+// Bytes of the sums of a call so divided.
+constexpr size_t block_tiles_sum_bytes(const BlockTilesParams& params, int columns) {
+  const size_t values = size_t{kBlockTilesCluster} * kBlockTilesRows * columns;
+  return static_cast<size_t>(params.works - params.whole) * values * sizeof(float);
+}
+
+// Divides, encodes the maps and launches `kernel`, whose shared memory limit was raised. `divided` gets
+// what the kernel was told.
 Status block_tiles_launch(const char* name, const void* kernel, int columns,
-                          const ScaledMmArgs& args);
+                          const ScaledMmArgs& args, const ScaledMmDevice& device,
+                          BlockTilesParams* divided);
 
 }  // namespace kernelpkg

@@ -11,54 +11,65 @@
 namespace kernelpkg {
 namespace {
 
-// What a value of an activation costs beside one of the weight: it comes from L2.
-constexpr double kActivationCost = 0.5;
+// A multiprocessor takes in twice as many bytes as its share of the memory's rate, so activations,
+// which come from L2, cost nothing up to as many as there are of the weight.
+double read_cost(int rows, int tokens) { return std::max<double>(rows, (rows + tokens) / 2.0); }
+// The MMA takes 64 rows whatever it is given; with scales in blocks that shows.
 constexpr int kMinBlockRows = 64;
-// What adding parts costs, in bytes that a multiprocessor reads meanwhile.
-constexpr double kPartsCost = 24 << 10;
+// What it costs to add one sum of a part, in bytes that a multiprocessor reads meanwhile.
+constexpr double kPartSumCost = 6.0;
 // A stage holds at least this much, so that waiting for it is rare beside reading it.
 constexpr int kStageBytes = 12 << 10;
+// Bytes of the weight on their way to a multiprocessor: more only crowd the memory. Stages that are
+// few are worth more than that.
+constexpr int kAheadBytes = 96 << 10;
+constexpr int kMinStages = 4;
 
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 }  // namespace
 
-void stream_divide(int n, int k, int tokens, bool blocks, const int (&at_once)[kStreamMaxParts],
-                   StreamParams* params) {
+void stream_divide(int m, int n, int k, int tokens, bool blocks,
+                   const int (&at_once)[kStreamMaxParts], StreamParams* params) {
   const int k_units = ceil_div(k, kScaleBlock);
+  params->tokens = ceil_div(m, 8) * 8;
   double least = 0;
   params->parts = 0;
   for (int parts = 1; parts <= kStreamMaxParts; parts *= 2) {
     // One block to a multiprocessor if its tile is small enough, else two, and so on.
     const int at_a_time = at_once[parts - 1] / parts;  // tiles
     if (at_a_time < 1 || parts > k_units) continue;
-    const int rounds = ceil_div(n, int64_t{at_a_time} * stream_max_rows(tokens));
+    const int rounds = ceil_div(n, int64_t{at_a_time} * stream_max_rows(tokens, blocks));
     const int rows = ceil_div(n, int64_t{at_a_time} * rounds * 8) * 8;
-    // The MMA takes 64 rows whatever it is given; with scales in blocks that shows.
     const int worked = blocks ? std::max(rows, kMinBlockRows) : rows;
-    const double cost = static_cast<double>(rounds) * (worked + kActivationCost * tokens) *
-                            ceil_div(k_units, parts) * kScaleBlock +
-                        (parts > 1 ? rounds * kPartsCost : 0);
+    const double read =
+        read_cost(worked, params->tokens) * (double{kScaleBlock} * ceil_div(k_units, parts));
+    const double added = parts > 1 ? kPartSumCost * rows * params->tokens * parts : 0;
+    const double cost = rounds * (read + added);
     if (params->parts != 0 && cost >= least) continue;
     least = cost;
     params->parts = parts;
     params->rows = rows;
   }
   params->tiles = ceil_div(n, params->rows);
-  const bool alone = params->tiles * params->parts <= at_once[params->parts - 1];
+  const bool alone = stream_blocks(tokens, blocks) == 1 ||
+                     params->tiles * params->parts <= at_once[params->parts - 1];
   params->shared = alone ? kStreamShared : kStreamHalfShared;
-  const int unit_bytes = (params->rows + tokens) * kScaleBlock;
+  const int unit_bytes = (params->rows + params->tokens) * kScaleBlock;
   const int per_part = ceil_div(k_units, params->parts);
   // Where two warpgroups take turns of one unit, a stage has one for each.
   const int least_units = params->rows <= 64 ? 2 : 1;
   params->units = std::clamp(kStageBytes / unit_bytes, 1, std::min(kStreamMaxUnits, per_part));
   params->units = std::max(params->units, least_units);
-  // The MMA reads whole groups of 64 rows: of the last unit, beyond its stage.
+  // The MMA reads whole groups of 64 rows and all tokens of the tile: of the last unit, beyond it.
   const int read_rows = params->rows <= 64 ? 64 : params->rows <= 128 ? 128 : 256;
-  const int beyond = std::max(0, read_rows * kScaleBlock - unit_bytes);
-  params->stages =
-      std::min(kStreamMaxStages, (stream_ring_bytes(params->shared, tokens, blocks) - beyond) /
-                                     (params->units * unit_bytes));
+  const int beyond = std::max({0, read_rows * kScaleBlock - unit_bytes,
+                               (tokens - params->tokens) * kScaleBlock});
+  const int room = stream_ring_bytes(params->shared, tokens, blocks) - beyond;
+  const int ahead = ceil_div(kAheadBytes, params->units * params->rows * kScaleBlock);
+  // A stage is handed back once the next has come: there are always two, by the sizes above.
+  params->stages = std::min({kStreamMaxStages, stream_all_units(tokens) / params->units,
+                             room / (params->units * unit_bytes), std::max(kMinStages, ahead)});
 }
 
 Status stream_launch(const char* name, const void* kernel, int tokens, const ScaledMmArgs& args) {
@@ -73,10 +84,14 @@ Status stream_launch(const char* name, const void* kernel, int tokens, const Sca
     at_once[parts - 1] = clusters * parts;
   }
   StreamParams params = {};
-  stream_divide(args.n, args.k, tokens, args.block_scales, at_once, &params);
+  stream_divide(args.m, args.n, args.k, tokens, args.block_scales, at_once, &params);
   params.m = args.m;
   params.n = args.n;
   params.k = args.k;
+  // Where stages are few, what is fetched beside a row is wanted soon; else it crowds out others.
+  const CUtensorMapL2promotion promotion = params.shared == kStreamShared
+                                               ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B
+                                               : CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
   const auto encode = [&](const char* what, const void* base, int rows, int64_t stride, int box,
                           CUtensorMap* map) {
     return encode_tensor_map(name, what,
@@ -85,10 +100,11 @@ Status stream_launch(const char* name, const void* kernel, int tokens, const Sca
                               {static_cast<cuuint64_t>(args.k), static_cast<cuuint64_t>(rows)},
                               {static_cast<cuuint64_t>(stride)},
                               {kScaleBlock, static_cast<cuuint32_t>(box)},
-                              CU_TENSOR_MAP_SWIZZLE_128B},
+                              CU_TENSOR_MAP_SWIZZLE_128B,
+                              promotion},
                              map);
   };
-  KERNELPKG_RETURN_IF_ERROR(encode("a", args.a, args.m, args.lda, tokens, &params.a));
+  KERNELPKG_RETURN_IF_ERROR(encode("a", args.a, args.m, args.lda, params.tokens, &params.a));
   KERNELPKG_RETURN_IF_ERROR(encode("b", args.b, args.n, args.ldb, params.rows, &params.b));
   params.a_scales = args.a_scales;
   params.a_scale_row = args.a_scale_row;

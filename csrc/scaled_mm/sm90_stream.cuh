@@ -26,12 +26,12 @@ struct Sm90Stream {
   using Gate = gates::scaled_mm_sm90;
   using Params = StreamParams;
   static constexpr int kThreads = kStreamThreads;
-  static constexpr int kMinBlocks = 2;
+  static constexpr int kMinBlocks = stream_blocks(kTokens, kScales == Scales::kBlock);
   static constexpr size_t kSharedMemory = kStreamShared;
   static constexpr bool kBlocks = kScales == Scales::kBlock;
   static constexpr int kConsumers = kThreads - 32;
   static constexpr int kSums = kTokens / 2;  // accumulators of a thread in 64 rows
-  static constexpr int kPitch = stream_pitch(kTokens);
+  static constexpr int kMaxRows = stream_max_rows(kTokens, kBlocks);
   static constexpr uint32_t kRowBytes = kScaleBlock;  // a unit of K in one row
 
   static size_t workspace_bytes(const ScaledMmArgs&, const ScaledMmDevice&) { return 0; }
@@ -41,50 +41,58 @@ struct Sm90Stream {
     return stream_launch(name, kernel, kTokens, args);
   }
 
-  // A block's place and its shared memory.
+  // A block's place and its shared memory. All of it is the same for all threads of a warp, and the
+  // compiler knows: only then does it start a copy in a few instructions.
   struct Block {
     const Params& params;
-    uint32_t ring, scale_ring, barriers;
-    int rank;        // within its cluster
+    uint32_t ring, scale_ring, factors, barriers;
+    uint32_t unit_bytes;
+    int part;        // of K, the rank within the cluster
     int row0;        // the tile's first row of the weight
     int begin, end;  // units of K
 
     __device__ __forceinline__ Block(const Params& p, const char* shared_memory) : params(p) {
       ring = shared_address(shared_memory);
       barriers = ring + p.shared - kStreamBarrierBytes;
+      factors = barriers - stream_factor_bytes(kTokens, kBlocks);
       scale_ring = ring + stream_ring_bytes(p.shared, kTokens, kBlocks);
-      rank = p.parts > 1 ? ptx::cluster_rank() : 0;
+      unit_bytes = (p.rows + p.tokens) * kRowBytes;
+      part = p.parts > 1 ? __shfl_sync(~0u, ptx::cluster_rank(), 0) : 0;
       row0 = static_cast<int>(blockIdx.x) / p.parts * p.rows;
       const int units = (p.k + kScaleBlock - 1) / kScaleBlock;
-      begin = static_cast<int>(int64_t{units} * rank / p.parts);
-      end = static_cast<int>(int64_t{units} * (rank + 1) / p.parts);
-    }
-    __device__ __forceinline__ uint32_t unit_bytes() const {
-      return (params.rows + kTokens) * kRowBytes;
-    }
-    __device__ __forceinline__ uint32_t weight(int stage, int unit) const {
-      return ring + (stage * params.units + unit) * unit_bytes();
-    }
-    __device__ __forceinline__ uint32_t activations(int stage, int unit) const {
-      return weight(stage, unit) + params.rows * kRowBytes;
-    }
-    __device__ __forceinline__ uint32_t scales(int stage, int unit) const {
-      return scale_ring + (stage * kStreamMaxUnits + unit) * stream_scale_bytes(kTokens);
+      begin = units * part / p.parts;
+      end = units * (part + 1) / p.parts;
     }
     __device__ __forceinline__ uint32_t full(int stage) const { return barriers + 16 * stage; }
     __device__ __forceinline__ uint32_t empty(int stage) const { return full(stage) + 8; }
   };
 
+  // The stages in turn. Within one lie units: of each the weight, then the activations.
   struct Ring {
-    int stages;
+    const Block& block;
+    uint32_t stage_bytes, address;
     int stage = 0;
     uint32_t parity = 0;
 
+    explicit __device__ __forceinline__ Ring(const Block& b)
+        : block(b), stage_bytes(b.params.units * b.unit_bytes), address(b.ring) {}
     __device__ __forceinline__ void advance() {
-      if (++stage == stages) {
+      address += stage_bytes;
+      if (++stage == block.params.stages) {
         stage = 0;
+        address = block.ring;
         parity ^= 1;
       }
+    }
+    __device__ __forceinline__ uint32_t weight(int unit) const {
+      return address + unit * block.unit_bytes;
+    }
+    __device__ __forceinline__ uint32_t activations(int unit) const {
+      return weight(unit) + block.params.rows * kRowBytes;
+    }
+    __device__ __forceinline__ uint32_t scales(int unit) const {
+      return block.scale_ring +
+             (stage * block.params.units + unit) * stream_scale_bytes(kTokens);
     }
   };
 
@@ -104,10 +112,10 @@ struct Sm90Stream {
       if (params.parts > 1) meet();
     } else if (params.rows <= 64) {
       consume<1, true>(block);
-    } else if (kTokens == 64 || params.rows <= 128) {
+    } else if (kMaxRows == 128 || params.rows <= 128) {
       consume<1, false>(block);
     } else {
-      if constexpr (kTokens < 64) consume<2, false>(block);
+      if constexpr (kMaxRows == 256) consume<2, false>(block);
     }
     // A neighbour may still be reading this block's sums.
     if (params.parts > 1) meet();
@@ -115,6 +123,7 @@ struct Sm90Stream {
 
   // All threads of the cluster, and what they wrote.
   static __device__ __forceinline__ void meet() {
+    __syncwarp();
     ptx::cluster_arrive<true>();
     ptx::cluster_wait();
   }
@@ -128,22 +137,26 @@ struct Sm90Stream {
     }
     __syncwarp();
     wait_for_prior_kernels();
-    Ring ring{p.stages};
+    Ring ring(block);
     for (int unit = block.begin; unit < block.end; unit += p.units) {
       const int count = min(p.units, block.end - unit);
       barrier_wait(block.empty(ring.stage), ring.parity ^ 1);
       const uint32_t full = block.full(ring.stage);
       if (elect_one()) {
-        barrier_arrive_expecting(full, count * block.unit_bytes());
+        barrier_arrive_expecting(full, count * block.unit_bytes);
+        uint32_t to = ring.address;
+        int k = unit * kScaleBlock;
+#pragma unroll 1
         for (int i = 0; i < count; ++i) {
-          const int k = (unit + i) * kScaleBlock;
-          ptx::tensor_copy(block.weight(ring.stage, i), p.b, k, block.row0, full);
-          ptx::tensor_copy(block.activations(ring.stage, i), p.a, k, 0, full);
+          ptx::tensor_copy(to, p.b, k, block.row0, full);
+          ptx::tensor_copy(to + p.rows * kRowBytes, p.a, k, 0, full);
+          to += block.unit_bytes;
+          k += kScaleBlock;
         }
       }
       __syncwarp();
       if constexpr (kBlocks) {
-        for (int i = 0; i < count; ++i) copy_scales(block, unit + i, block.scales(ring.stage, i));
+        for (int i = 0; i < count; ++i) copy_scales(block, unit + i, ring.scales(i));
         barrier_arrive_after_copies(full);
       }
       ring.advance();
@@ -172,7 +185,8 @@ struct Sm90Stream {
   // MMAs that add to the same sums wait for each other, some 65 cycles each, so neighbouring steps
   // of K add to different ones, as far as registers last.
   template <int kGroups>
-  static constexpr int kSets = kTokens == 64              ? (kBlocks ? 1 : 2)
+  static constexpr int kSets = kTokens == 128             ? 1
+                               : kTokens == 64            ? (kBlocks ? 1 : 2 / kGroups)
                                : kTokens == 32 && kBlocks ? 2 / kGroups
                                                           : 4 / kGroups;
   template <int kGroups>
@@ -253,8 +267,7 @@ struct Sm90Stream {
       barrier_wait(block.full(ring.stage), ring.parity);
       for (int i = kSplitK ? team() : 0; i < count; i += kSplitK ? 2 : 1) {
         ptx::mma_fence();
-        multiply<kGroups, true>(block.weight(ring.stage, i) + rows,
-                                block.activations(ring.stage, i), sets);
+        multiply<kGroups, true>(ring.weight(i) + rows, ring.activations(i), sets);
         ptx::mma_wait<1>();
       }
       // All but the last unit's MMAs are done: the stage before is.
@@ -303,9 +316,8 @@ struct Sm90Stream {
       barrier_wait(block.full(ring.stage), ring.parity);
       for (int i = kSplitK ? team() : 0; i < count; i += kSplitK ? 2 : 1) {
         ptx::mma_fence();
-        multiply<kGroups, false>(block.weight(ring.stage, i) + rows,
-                                 block.activations(ring.stage, i), part);
-        const uint32_t scales = block.scales(ring.stage, i);
+        multiply<kGroups, false>(ring.weight(i) + rows, ring.activations(i), part);
+        const uint32_t scales = ring.scales(i);
         float of_row[kGroups][2];
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
@@ -334,36 +346,55 @@ struct Sm90Stream {
     }
   }
 
+  // What a thread needs of its four columns of c, the same for every token; asked for before the
+  // sums are ready.
+  static constexpr int kColumns = 4;
+  struct Columns {
+    int row;  // of the tile
+    float scale[kColumns], bias[kColumns];
+
+    __device__ __forceinline__ Columns(const Block& block, int first) : row(first) {
+      const Params& p = block.params;
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+        const int n = min(block.row0 + row + j, p.n - 1);
+        scale[j] = kBlocks ? 1.0f : __ldg(p.b_scales + n * p.b_scale_column);
+        bias[j] = p.bias == nullptr ? 0.0f : from_bits16(__ldg(p.bias + n), p.half);
+      }
+    }
+  };
+
+  // Threads that store a token's columns of a tile: four each.
+  template <int kGroups, bool kSplitK>
+  static constexpr int kQuads = (kSplitK ? 64 : 128 * kGroups) / kColumns;
+
   template <int kGroups, bool kSplitK>
   static __device__ __forceinline__ void consume(const Block& block) {
+    const Params& p = block.params;
+    const auto thread = static_cast<int>(threadIdx.x);
     wait_for_prior_kernels();
-    Ring ring{block.params.stages};
+    const Columns columns(block, thread % kQuads<kGroups, kSplitK> * kColumns);
+    Ring ring(block);
     Tile<kGroups> sums;
     if constexpr (kBlocks) {
       add_up_blocks<kGroups, kSplitK>(block, ring, sums);
     } else {
-      prefetch_scales(block);
+      if (thread < kTokens)
+        copy_async_4(block.factors + thread * 4, p.a_scales + min(thread, p.m - 1) * p.a_scale_row);
       add_up<kGroups, kSplitK>(block, ring, sums);
+      copy_async_wait();
     }
     sync_named<kConsumers, 1>();  // all warps are done with the ring
     keep<kGroups, kSplitK>(block, sums);
     sync_named<kConsumers, 1>();
-    if (block.params.parts > 1) meet();
-    store<kSplitK>(block);
-  }
-
-  // Brings what the epilogue will ask for into L2.
-  static __device__ __forceinline__ void prefetch_scales(const Block& block) {
-    const Params& p = block.params;
-    const int n = block.row0 + static_cast<int>(threadIdx.x) * 32;  // of 128 bytes of scales each
-    if (static_cast<int>(threadIdx.x) * 32 >= p.rows || n >= p.n) return;
-    if (p.b_scale_column != 0) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.b_scales + n));
-    if (p.bias != nullptr) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.bias + n));
+    if (p.parts > 1) meet();
+    store<kGroups, kSplitK>(block, columns);
   }
 
   // Sums to shared memory, token by token; where K is split, each warpgroup's apart.
   template <int kGroups, bool kSplitK>
   static __device__ __forceinline__ void keep(const Block& block, const Tile<kGroups>& sums) {
+    constexpr int kPitch = stream_pitch(kSplitK ? 64 : kMaxRows);
     const uint32_t to = block.ring + (kSplitK ? team() * kTokens * kPitch * 4 : 0);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
@@ -380,41 +411,42 @@ struct Sm90Stream {
     }
   }
 
-  // Adds up the parts, scales, converts, stores: eight columns of a row of c at a time, which the
-  // blocks of a cluster share out among themselves.
-  template <bool kSplitK>
-  static __device__ __forceinline__ void store(const Block& block) {
+  // Adds up the parts, scales, converts, stores: a thread its columns of one token after the other;
+  // the blocks of a cluster share out the tokens among themselves.
+  template <int kGroups, bool kSplitK>
+  static __device__ __forceinline__ void store(const Block& block, const Columns& columns) {
+    constexpr int kPitch = stream_pitch(kSplitK ? 64 : kMaxRows);
+    constexpr int kAtOnce = kConsumers / kQuads<kGroups, kSplitK>;
     const Params& p = block.params;
-    const int vectors = p.rows / 8;
-    const int stride = p.parts * kConsumers;
-    for (int i = block.rank * kConsumers + static_cast<int>(threadIdx.x); i < p.m * vectors;
-         i += stride) {
-      const int token = i / vectors, row = (i - token * vectors) * 8, n = block.row0 + row;
-      if (n >= p.n) continue;
-      const uint32_t address = block.ring + (token * kPitch + row) * 4;
-      float sums[8] = {};
-      for (int part = 0; part < p.parts; ++part) {
-        const uint32_t first = p.parts > 1 ? ptx::cluster_address(address, part) : address;
+    const int n = block.row0 + columns.row;
+    if (columns.row >= p.rows || n >= p.n) return;
+    const int first = block.part * kAtOnce +
+                      static_cast<int>(threadIdx.x) / kQuads<kGroups, kSplitK>;
+#pragma unroll 4
+    for (int token = first; token < p.m; token += p.parts * kAtOnce) {
+      const uint32_t address = block.ring + (token * kPitch + columns.row) * 4;
+      float sums[kColumns] = {};
+#pragma unroll
+      for (int from = 0; from < kStreamMaxParts; ++from) {
+        if (from >= p.parts) break;
+        const uint32_t part = p.parts > 1 ? ptx::cluster_address(address, from) : address;
 #pragma unroll
         for (int team = 0; team < (kSplitK ? 2 : 1); ++team) {
-          const uint32_t from = first + team * kTokens * kPitch * 4;
-          const float4 low = ptx::load_cluster_16(from), high = ptx::load_cluster_16(from + 16);
-          const float eight[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-          for (int j = 0; j < 8; ++j) sums[j] += eight[j];
+          const float4 four = ptx::load_cluster_16(part + team * kTokens * kPitch * 4);
+          sums[0] += four.x;
+          sums[1] += four.y;
+          sums[2] += four.z;
+          sums[3] += four.w;
         }
       }
-      const float a_scale = kBlocks ? 1.0f : __ldg(p.a_scales + token * p.a_scale_row);
-      cutlass::Array<float, 8> out;
+      const float factor =
+          kBlocks ? 1.0f : __uint_as_float(load_shared_4(block.factors + token * 4));
+      cutlass::Array<float, kColumns> out;
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const int column = min(n + j, p.n - 1);
-        const float b_scale = kBlocks ? 1.0f : __ldg(p.b_scales + column * p.b_scale_column);
-        const float bias = p.bias == nullptr ? 0.0f : from_bits16(__ldg(p.bias + column), p.half);
-        out[j] = fmaf(a_scale, b_scale * sums[j], bias);
-      }
+      for (int j = 0; j < kColumns; ++j)
+        out[j] = fmaf(factor, columns.scale[j] * sums[j], columns.bias[j]);
       const auto bits = to_bits16(out, p.half);
-      *reinterpret_cast<uint4*>(p.c + token * p.ldc + n) = reinterpret_cast<const uint4&>(bits);
+      *reinterpret_cast<uint2*>(p.c + token * p.ldc + n) = reinterpret_cast<const uint2&>(bits);
     }
   }
 };

@@ -21,6 +21,7 @@ struct StreamParams {
   uint16_t* c;
   int64_t ldc;
   int m, n, k;
+  int tokens;  // rows of a in a stage, a multiple of 8: no more than there are
   int rows;    // of the weight, a multiple of 8
   int tiles;   // of `rows` rows each, the last may be short
   int parts;   // of K, blocks of a cluster
@@ -31,30 +32,44 @@ struct StreamParams {
 };
 
 // The greatest rows of the weight a block takes: what its accumulators hold.
-constexpr int stream_max_rows(int tokens) { return tokens <= 32 ? 256 : 128; }
-// Floats from one token's sums to the next in shared memory; the 4 keep a warp's writes apart.
-constexpr int stream_pitch(int tokens) { return stream_max_rows(tokens) + 4; }
+constexpr int stream_max_rows(int tokens, bool blocks) {
+  return tokens <= (blocks ? 32 : 64) ? 256 : 128;
+}
+// Floats from one token's sums of so many rows to the next in shared memory; the 4 keep a warp's
+// writes apart.
+constexpr int stream_pitch(int rows) { return rows + 4; }
 constexpr int kStreamThreads = 32 + 2 * 128;
 constexpr int kStreamMaxStages = 24;
 constexpr int kStreamMaxParts = 4;
-// A block has a multiprocessor's shared memory for itself, or where more blocks are needed, half.
+// A block has a multiprocessor's shared memory for itself, or where more blocks are needed, half,
+// if registers last for two.
 constexpr int kStreamShared = 232448;
 constexpr int kStreamHalfShared = 115712;
-constexpr int kStreamBarrierBytes = 16 * kStreamMaxStages + 8;
+constexpr int stream_blocks(int tokens, bool blocks) { return tokens == 128 && blocks ? 1 : 2; }
+constexpr int kStreamBarrierBytes = 16 * kStreamMaxStages;
+// Scales of tokens that factor out lie between the ring and the barriers.
+constexpr int stream_factor_bytes(int tokens, bool blocks) { return blocks ? 0 : tokens * 4; }
 // Scales in blocks, per unit of a stage: the tokens', and of as many blocks of rows as a tile can
 // touch.
 constexpr int kStreamRowBlocks = 4;
 constexpr int stream_scale_bytes(int tokens) { return (tokens + kStreamRowBlocks) * 4; }
 constexpr int kStreamMaxUnits = 4;
+// Units that all stages have together: as many as there are of the fewest rows, 8.
+constexpr int stream_all_units(int tokens) {
+  constexpr int kMost = kStreamMaxStages * kStreamMaxUnits;
+  const int fit = kStreamShared / ((8 + tokens) * kScaleBlock);
+  return fit < kMost ? fit : kMost;
+}
 // Stages begin on 1,024 bytes, which the swizzle asks for. Sums take the ring's place at the end.
 constexpr int stream_ring_bytes(int shared, int tokens, bool blocks) {
-  const int scales = blocks ? kStreamMaxStages * kStreamMaxUnits * stream_scale_bytes(tokens) : 0;
-  return (shared - kStreamBarrierBytes - scales) / 1024 * 1024;
+  const int scales = blocks ? stream_all_units(tokens) * stream_scale_bytes(tokens) : 0;
+  return (shared - kStreamBarrierBytes - stream_factor_bytes(tokens, blocks) - scales) / 1024 * 1024;
 }
 
-// Divides the call and fills rows, tiles, parts, units, stages and shared. at_once[p]: blocks with
-// all of a multiprocessor's shared memory, in clusters of p + 1, that the device holds at once.
-void stream_divide(int n, int k, int tokens, bool blocks, const int (&at_once)[kStreamMaxParts],
+// Divides the call and fills tokens, rows, tiles, parts, units, stages and shared. tokens: of the
+// kernel's tile, m at the most. at_once[p]: blocks with all of a multiprocessor's shared memory, in
+// clusters of p + 1, that the device holds at once.
+void stream_divide(int m, int n, int k, int tokens, bool blocks, const int (&at_once)[kStreamMaxParts],
                    StreamParams* params);
 
 // Divides, encodes the maps and launches `kernel`, whose shared memory limit was raised.

@@ -7,6 +7,7 @@
 #include "common/guard.cuh"
 #include "cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp"
 #include "scaled_mm/output.cuh"
+#include "scaled_mm/prepare.h"
 #include "scaled_mm/registry.h"
 
 namespace kernelpkg {
@@ -117,18 +118,6 @@ __global__ void __launch_bounds__(kSplitSumThreads)
 // Launches the second kernel.
 template <class Gate>
 Status split_sum(const ScaledMmArgs& args, const SplitPlan& plan, const ScaledMmDevice& device) {
-  static const ScaledMmInstance second{
-      /*name=*/"scaled_mm_split_sum",
-      /*configuration=*/"",
-      /*route=*/{},
-      /*a_type=*/{},
-      /*block_scales=*/false,
-      /*row=*/{},
-      /*shared_memory=*/0,
-      /*kernel=*/reinterpret_cast<const void*>(&scaled_mm_split_sum<Gate>),
-      /*workspace_bytes=*/nullptr,
-      /*launch=*/nullptr};
-  KERNELPKG_RETURN_IF_ERROR(scaled_mm_prepare(second, args.device, device));
   SplitSumParams params{static_cast<const float*>(args.workspace),
                         plan.pieces,
                         plan.columns,
@@ -144,8 +133,8 @@ Status split_sum(const ScaledMmArgs& args, const SplitPlan& plan, const ScaledMm
                         args.c_type == DType::kFloat16};
   constexpr int kColumns = kSplitSumThreads * kSplitSumColumns;
   const dim3 grid(args.m, (args.n + kColumns - 1) / kColumns);
-  return scaled_mm_launch(second.name, second.kernel, grid, dim3(kSplitSumThreads), dim3(1), 0,
-                          &params, args.stream);
+  return second_kernel<&scaled_mm_split_sum<Gate>>("scaled_mm_split_sum", grid, kSplitSumThreads,
+                                                   /*overlap=*/false, params, args, device);
 }
 
 }  // namespace kernelpkg

@@ -1,9 +1,10 @@
 """The dispatch tables of scaled_mm: which tiles are built, and when each is chosen.
 
-A configuration is a tile with its schedule. Among those that take the rows of a call, the one with the least
-`rounds * (round + step * ceil(K / 128))` is chosen, where `rounds` is how often every multiprocessor gets a
-block. One that divides any N evenly (columns 0) costs `round + share * step * ceil(K / 128)`, where `share`
-is how many times 64 columns of the weight each multiprocessor gets.
+A configuration is a tile with its schedule. Among those that take the M and K of a call, the one with the
+least `rounds * (round + step * ceil(K / 128))` is chosen, where `rounds` is how often every multiprocessor
+gets a block. A last round that is not full may be cut along K: it then costs `round + step * ceil(K / 128) /
+parts + split` instead. One that divides any N evenly (columns 0) costs `round + share * step *
+ceil(K / 128)`, where `share` is how many times 64 columns of the weight each multiprocessor gets.
 
 Only the ratios within a table count. Those of sm90 are microseconds, fitted to a sweep on an H200. In the
 others the unit is the time in which a multiprocessor reads 128 values of K of 64 columns of the weight,
@@ -27,11 +28,12 @@ class Configuration:
     label: what people read and what names the file, unique within a route and kind of scales.
     arguments: the template arguments after the type of a and the kind of scales.
     shared_memory: bytes per block, as the kernel says; its stand-in needs the same.
-    min_m, max_m: rows of a call that may choose it (max_m 0: no limit).
+    min_m, max_m: rows of a call that may choose it (max_m 0: no limit). min_k: values of K, likewise.
     rows, columns: of c that the blocks of one cluster compute together, whatever is swapped.
     blocks: of a cluster, or of a tile whose K is split.
     per_sm: blocks that share a multiprocessor.
-    round, step: relative cost of one round of blocks, and of 128 values of K in it.
+    round, step: relative cost of one round of blocks, and of 128 values of K in it. split: of adding up parts
+    of K, where a last round that is not full is cut along K; 0: it is not.
     scales: "vector" (one, or one per row or column) or "block" (per 128 values of K).
     activations: the types of a that get an instance.
     standins: those whose 9.0a stand-in is built, on routes that have one.
@@ -51,6 +53,8 @@ class Configuration:
     per_sm: int = 1
     round: float = 1.0
     step: float = 1.0
+    split: float = 0.0
+    min_k: int = 0
     scales: str = "vector"
     activations: tuple[str, ...] = BOTH
     standins: tuple[str, ...] = ()
@@ -116,7 +120,7 @@ SM89 = Route(
     ),
 )
 
-# Up to 64 rows the weight is streamed in equal shares; the tile's only number is the rows of a.
+# Up to 128 rows the weight is streamed in equal shares; the tile's only number is the rows of a.
 def _stream(rows: int, min_m: int, scales: str, round: float, step: float) -> Configuration:
     return Configuration(f"stream_{rows}", f"{rows}", shared_memory=232448, min_m=min_m, max_m=rows,
                          rows=rows, columns=0, round=round, step=step, scales=scales,
@@ -124,6 +128,7 @@ def _stream(rows: int, min_m: int, scales: str, round: float, step: float) -> Co
                          template="Sm90Stream", header="scaled_mm/sm90_stream.cuh")
 
 
+# Of many rows and few columns only a wide tile keeps up, at a K that hides its epilogue.
 SM90 = Route(
     gate="scaled_mm_sm90",
     enumerator="kSm90",
@@ -131,32 +136,39 @@ SM90 = Route(
     header="scaled_mm/sm90_fp8.cuh",
     cost_seconds=35.0,
     configurations=(
-        _stream(16, 1, "vector", 3.0, 0.265),
-        _stream(32, 17, "vector", 4.0, 0.261),
-        _stream(64, 33, "vector", 5.3, 0.293),
-        Configuration("64x64x256_pingpong_swapped", "64, 64, 256, 1, 1, Sm90Schedule::kPingpong, true",
-                      shared_memory=206848, min_m=33, max_m=64, rows=64, columns=64,
-                      round=2.0, step=0.212, activations=E4M3),
+        _stream(16, 1, "vector", 2.5, 0.254),
+        _stream(32, 17, "vector", 2.9, 0.257),
+        _stream(64, 33, "vector", 3.3, 0.264),
+        _stream(128, 65, "vector", 4.2, 0.313),
         Configuration("64x128x128_pingpong_swapped", "64, 128, 128, 1, 1, Sm90Schedule::kPingpong, true",
-                      shared_memory=231424, min_m=65, max_m=0, rows=128, columns=64,
-                      round=0.25, step=0.262),
+                      shared_memory=231424, min_m=129, max_m=0, rows=128, columns=64,
+                      round=2.0, step=0.19),
+        Configuration("128x96x128_pingpong_cluster2", "128, 96, 128, 2, 1, Sm90Schedule::kPingpong, false",
+                      shared_memory=210432, min_m=129, max_m=0, rows=256, columns=96,
+                      blocks=2, round=1.5, step=0.3, activations=E4M3),
         Configuration("128x128x128_pingpong_cluster1x2",
                       "128, 128, 128, 1, 2, Sm90Schedule::kPingpong, false",
-                      shared_memory=206336, min_m=65, max_m=0, rows=128, columns=256,
-                      blocks=2, round=1.75, step=0.384, activations=E4M3),
+                      shared_memory=206336, min_m=129, max_m=0, rows=128, columns=256,
+                      blocks=2, round=2.35, step=0.375, activations=E4M3),
         Configuration("128x128x128_pingpong_cluster2", "128, 128, 128, 2, 1, Sm90Schedule::kPingpong, false",
                       shared_memory=206336, min_m=129, max_m=0, rows=256, columns=128,
-                      blocks=2, round=1.07, step=0.39, test=E4M3),
-        _stream(16, 1, "block", 5.25, 0.24),
-        _stream(32, 17, "block", 5.75, 0.24),
-        _stream(64, 33, "block", 6.25, 0.288),
+                      blocks=2, round=2.3, step=0.375, test=E4M3),
+        Configuration("128x256x128_cooperative_cluster1x2",
+                      "128, 256, 128, 1, 2, Sm90Schedule::kCooperative, false",
+                      shared_memory=215040, min_m=129, max_m=0, min_k=16384, rows=128, columns=512,
+                      blocks=2, round=3.5, step=0.75, activations=E4M3),
+        _stream(16, 1, "block", 4.0, 0.25),
+        _stream(32, 17, "block", 4.2, 0.262),
+        _stream(64, 33, "block", 4.8, 0.33),
+        _stream(128, 65, "block", 6.5, 0.52),
         Configuration("128x128x128_cooperative_cluster2",
                       "128, 128, 128, 1, 2, Sm90Schedule::kCooperative, false",
-                      shared_memory=218112, min_m=65, max_m=0, rows=128, columns=256,
-                      blocks=2, round=2.25, step=0.495, scales="block"),
+                      shared_memory=218112, min_m=33, max_m=0, rows=128, columns=256,
+                      blocks=2, round=3.6, step=0.42, scales="block", activations=E4M3),
         Configuration("tiles_128", "128", shared_memory=229472, min_m=65, max_m=0, rows=256, columns=128,
-                      blocks=2, round=1.5, step=0.426, scales="block", test=E4M3, cost_seconds=10.0,
-                      template="Sm90BlockTiles", header="scaled_mm/sm90_block_tiles.cuh"),
+                      blocks=2, round=0.7, step=0.472, split=8.0, scales="block", test=E4M3,
+                      cost_seconds=10.0, template="Sm90BlockTiles",
+                      header="scaled_mm/sm90_block_tiles.cuh"),
     ),
 )
 

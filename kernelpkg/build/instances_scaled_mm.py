@@ -27,12 +27,14 @@ def _source(
     element, a_type = ACTIVATIONS[act]
     kind, blocks = SCALES[one.scales]
     template, header = route.template_of(one, standin)
-    row = ", ".join(map(str, (place, one.min_m, one.max_m, one.rows, one.columns, one.blocks, one.per_sm)))
+    numbers = (place, one.min_m, one.max_m, one.min_k, one.rows, one.columns, one.blocks, one.per_sm)
+    costs = (one.round, one.step, one.split)
+    row = ", ".join((*map(str, numbers), *map(_float, costs)))
     registry = "scaled_mm_standin_registry" if standin else "scaled_mm_registry"
     return (
         f'#include "{header}"\n\n'
         "namespace {\n"
-        f"constexpr kernelpkg::ScaledMmRow kRow{{{row}, {_float(one.round)}, {_float(one.step)}}};\n"
+        f"constexpr kernelpkg::ScaledMmRow kRow{{{row}}};\n"
         "}\n\n"
         "KERNELPKG_SCALED_MM_INSTANCE(\n"
         f'    {name}, {registry}, "{text}", {route.enumerator}, {a_type}, {blocks}, kRow,\n'

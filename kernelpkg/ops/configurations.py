@@ -30,10 +30,11 @@ class Configuration:
 
     place: in the table, the `configuration` argument of the operator. label: for people. dtype: of a.
     block_scales: whether scales come in blocks of 128. min_m, max_m: rows of the calls that may choose it;
-    max_m 0: no limit. rows, columns: of the output that a cluster of `blocks` thread blocks computes
-    together; columns 0: any share. per_sm: blocks that share a multiprocessor. round, step: relative cost of
-    a round of blocks, and of 128 values of K in it. shared_memory: bytes of a block. standin: whether it is
-    the evidence build.
+    max_m 0: no limit. min_k: values of K, likewise. rows, columns: of the output that a cluster of `blocks`
+    thread blocks computes together; columns 0: any share. per_sm: blocks that share a multiprocessor. round,
+    step: relative cost of a round of blocks, and of 128 values of K in it. split: of adding up parts of K,
+    where a last round that is not full is cut along K; 0: it is not. shared_memory: bytes of a block.
+    standin: whether it is the evidence build.
     """
 
     route: str
@@ -44,12 +45,14 @@ class Configuration:
     block_scales: bool
     min_m: int
     max_m: int
+    min_k: int
     rows: int
     columns: int
     blocks: int
     per_sm: int
     round: float
     step: float
+    split: float
     shared_memory: int
     standin: bool
 
@@ -71,6 +74,7 @@ class _Kernel(ctypes.Structure):
                 "place",
                 "min_m",
                 "max_m",
+                "min_k",
                 "rows",
                 "columns",
                 "blocks",
@@ -79,6 +83,7 @@ class _Kernel(ctypes.Structure):
         ),
         ("round", ctypes.c_float),
         ("step", ctypes.c_float),
+        ("split", ctypes.c_float),
     )
 
 
@@ -150,12 +155,14 @@ def _configuration(found: _Kernel, route: str, standin: bool) -> Configuration:
         bool(found.block_scales),
         found.min_m,
         found.max_m,
+        found.min_k,
         found.rows,
         found.columns,
         found.blocks,
         found.per_sm,
         found.round,
         found.step,
+        found.split,
         found.shared_memory,
         standin,
     )

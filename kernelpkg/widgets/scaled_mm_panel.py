@@ -23,25 +23,31 @@ def dispatch(rows: Rows, kernel: str) -> View:
         Column("configuration", "configuration"),
         Column("scales", "scales"),
         Column("m", "M"),
+        Column("k", "K"),
         Column("tile", "rows x columns", "right"),
         Column("blocks", "blocks", "right"),
         Column("per_sm", "per SM", "right"),
         Column("round", "round", "right"),
         Column("step", "step", "right"),
+        Column("split", "split", "right"),
     ]
     lines = [
         row
         | {
             "scales": _SCALES[row["scales"]],
-            "tile": f"{row['rows']} x {row['columns']}",
+            "tile": f"{row['rows']} x {row['columns'] or 'a share'}",
             "round": f"{row['round']:g}",
             "step": f"{row['step']:g}",
+            "split": f"{row['split']:g}" if row["split"] else "",
         }
         for row in map(dict, rows)
     ]
     note = (
-        "Among the rows that take the call's M and its kind of scales, dispatch takes the one with the least "
-        "rounds x (round + step x ceil(K / 128)); a round fills every multiprocessor once."
+        "Among the rows that take the call's M and K and its kind of scales, dispatch takes the one with the "
+        "least rounds x (round + step x ceil(K / 128)); a round fills every multiprocessor once. One with a "
+        "split may cut a last round that is not full along K into parts, and pays split to add them up. One "
+        "whose columns are a share gives each multiprocessor as much of the weight as the others, and pays "
+        "step for each 64 columns of it."
     )
     return table(columns, lines, f"Dispatch table of {kernel}", note)
 

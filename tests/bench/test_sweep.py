@@ -17,8 +17,14 @@ SHAPE = shapes.shape_of((256, 192))
 
 
 def one(place: int, label: str, min_m: int, max_m: int, **more: Any) -> configurations.Configuration:
-    cost = {"rows": 64, "columns": 64, "blocks": 1, "per_sm": 1, "round": 1.0, "step": 1.0}
-    rest = {"dtype": torch.float8_e4m3fn, "block_scales": False, "shared_memory": 0, "standin": False}
+    cost = {"rows": 64, "columns": 64, "blocks": 1, "per_sm": 1, "round": 1.0, "step": 1.0, "split": 0.0}
+    rest = {
+        "dtype": torch.float8_e4m3fn,
+        "block_scales": False,
+        "shared_memory": 0,
+        "standin": False,
+        "min_k": 0,
+    }
     return configurations.Configuration(
         route="sm90", place=place, name=label, label=label, min_m=min_m, max_m=max_m, **cost | rest | more
     )

@@ -27,6 +27,7 @@ def instances():
     return (Instance("tiny_a", "marlin_w8a16", "marlin_16bit", None, "none", frozenset({"test", "release"}),
                      SOURCE, "tiny_a", None, 2.0),)
 """
+NONE = "def instances():\n    return ()\n"
 HEADER = """#pragma once
 #include "common/guard.cuh"
 #define TINY(NAME, GATE)                                            \\
@@ -89,7 +90,8 @@ def project(tmp_path_factory):
         shutil.copytree(REPOSITORY / "kernelpkg" / part, root / "kernelpkg" / part)
     files = {
         "kernelpkg/build/instances_marlin.py": INSTANCES,
-        "kernelpkg/build/instances_scaled_mm.py": "def instances():\n    return ()\n",
+        "kernelpkg/build/instances_scaled_mm.py": NONE,
+        "kernelpkg/build/instances_blockscaled.py": NONE,
         "kernelpkg/binaries/__init__.py": READ_BACK,
         "csrc/marlin/tiny.cuh": HEADER,
         "csrc/marlin/slow.cpp": "int slow() { return 1; }\n",

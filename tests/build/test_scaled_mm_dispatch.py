@@ -1,6 +1,6 @@
 """The scaled_mm dispatcher, compiled by g++ with a made-up table: choice by cost, fall-through, refusals.
 
-Compiles two host files and one test file, about 5 s. No GPU: every call here is answered before a launch.
+Compiles three host files and one test file, about 5 s. No GPU: every call here is answered before a launch.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ static Status never(const ScaledMmArgs&, const ScaledMmDevice&) { return Status:
   static const ScaledMmInstance NAME{#NAME, #NAME, ScaledMmRoute::ROUTE, DType::A_TYPE, BLOCKS,     \
                                      ScaledMmRow{__VA_ARGS__}, 0, nullptr, none, never};            \
   static const ScaledMmRegistrar NAME##_registrar{REGISTRY(), NAME};
-// place, M from, M to, rows, columns, blocks, per multiprocessor, round, step
-FAKE(stream, scaled_mm_registry, kSm90, kFloat8E4M3, false, 0, 1, 64, 64, 0, 1, 1, 4.0f, 0.3f)
-FAKE(narrow, scaled_mm_registry, kSm90, kFloat8E4M3, false, 1, 33, 0, 128, 64, 1, 1, 3.5f, 0.2f)
-FAKE(wide, scaled_mm_registry, kSm90, kFloat8E4M3, false, 2, 65, 0, 512, 128, 2, 1, 1.5f, 0.75f)
-FAKE(blocks, scaled_mm_registry, kSm90, kFloat8E4M3, true, 3, 65, 0, 128, 128, 1, 1, 1.0f, 1.0f)
-FAKE(other, scaled_mm_registry, kSm90, kFloat8E5M2, false, 1, 33, 0, 128, 64, 1, 1, 3.5f, 0.2f)
-FAKE(ada, scaled_mm_standin_registry, kSm89, kFloat8E4M3, false, 4, 17, 64, 64, 64, 1, 1, 1.0f, 1.0f)
+// place, M from, M to, K from, rows, columns, blocks, per multiprocessor, round, step, split
+FAKE(stream, scaled_mm_registry, kSm90, kFloat8E4M3, false, 0, 1, 64, 0, 64, 0, 1, 1, 4.0f, 0.3f, 0.0f)
+FAKE(narrow, scaled_mm_registry, kSm90, kFloat8E4M3, false, 1, 33, 0, 0, 128, 64, 1, 1, 3.5f, 0.2f, 0.0f)
+FAKE(wide, scaled_mm_registry, kSm90, kFloat8E4M3, false, 2, 65, 0, 0, 512, 128, 2, 1, 1.5f, 0.75f, 0.0f)
+FAKE(blocks, scaled_mm_registry, kSm90, kFloat8E4M3, true, 3, 65, 0, 0, 128, 128, 1, 1, 1.0f, 1.0f, 0.0f)
+FAKE(cut, scaled_mm_registry, kSm90, kFloat8E4M3, true, 4, 257, 0, 0, 128, 128, 1, 1, 1.0f, 1.2f, 9.0f)
+FAKE(deep, scaled_mm_registry, kSm90, kFloat8E5M2, false, 2, 33, 0, 8192, 128, 64, 1, 1, 0.5f, 0.1f, 0.0f)
+FAKE(other, scaled_mm_registry, kSm90, kFloat8E5M2, false, 1, 33, 0, 0, 128, 64, 1, 1, 3.5f, 0.2f, 0.0f)
+FAKE(ada, scaled_mm_standin_registry, kSm89, kFloat8E4M3, false, 4, 17, 64, 0, 64, 64, 1, 1, 1.0f, 1.0f, 0.0f)
 
 static void choice(ScaledMmRoute route, DType a_type, bool blocks, int m, int n, int k, int sms,
                    bool standin = false) {
@@ -50,7 +52,11 @@ int main() {
   choice(hopper, e4m3, false, 128, 4096, 4096, 132);
   choice(hopper, e4m3, false, 512, 8192, 4096, 48);    // fewer multiprocessors, more rounds
   choice(hopper, e4m3, true, 1, 4096, 4096, 132);      // the nearest that is built
+  choice(hopper, e4m3, true, 4096, 4096, 4096, 132);   // 1024 tiles: seven rounds and 100 tiles
+  choice(hopper, e4m3, true, 4096, 4224, 16384, 132);  // 1056 tiles: eight rounds
+  choice(hopper, e4m3, true, 4096, 640, 16384, 132);   // 160 tiles: 28 in a second round, cut into four
   choice(hopper, e5m2, false, 4096, 4096, 4096, 132);
+  choice(hopper, e5m2, false, 4096, 4096, 8192, 132);  // K from which the better one may be chosen
   choice(hopper, e5m2, true, 4096, 4096, 4096, 132);
   choice(ScaledMmRoute::kSm89, e4m3, false, 16, 4096, 4096, 132);
   choice(ScaledMmRoute::kSm89, e4m3, false, 16, 4096, 4096, 132, true);
@@ -100,7 +106,11 @@ CHOICES = [
     "narrow",
     "wide",
     "blocks",
+    "blocks",
+    "blocks",
+    "cut",
     "other",
+    "deep",
     "not built: this library holds no scaled_mm_sm90 kernel for float8_e5m2 activations "
     "with scales in blocks",
     "not built: this library holds no scaled_mm_sm89 kernel for float8_e4m3fn activations",
@@ -135,6 +145,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     command = [str(tools.cxx), "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{csrc}", f"-I{folder}"]
     command += ["-isystem", str(tools.cuda_include), str(folder / "main.cpp")]
     command += [str(csrc / "scaled_mm" / name) for name in ("scaled_mm.cpp", "launch.cpp")]
+    command.append(str(csrc / "common" / "device.cpp"))
     command += [
         "-o",
         str(folder / "main"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kernelpkg.build.configurations_scaled_mm import ROUTES as CATALOGUE
 from kernelpkg.errors import UsageError
 from kernelpkg.ops.configurations import ROUTES, Configuration, choose, configurations
 
@@ -29,6 +30,19 @@ def test_a_table_names_each_kernel_once(route, standin):
         assert one.rows > 0 and one.columns >= 0 and one.blocks > 0 and one.per_sm > 0
         assert one.round >= 0 and one.step > 0 and one.shared_memory > 0
         assert one.max_m == 0 or one.max_m >= one.min_m
+
+
+@pytest.mark.parametrize(("route", "standin"), EVERY)
+def test_the_library_carries_the_rows_of_the_catalogue(route, standin):
+    table = next(one for one in CATALOGUE if one.gate == f"scaled_mm_{route}").configurations
+    fields = ["min_m", "max_m", "min_k", "rows", "columns", "blocks", "per_sm", "shared_memory"]
+    for held in configurations(route, standin):
+        written = table[held.place]
+        assert held.label.removesuffix(", stand-in on 9.0a") == written.label.replace("_", " ")
+        assert held.block_scales == (written.scales == "block")
+        assert [getattr(held, name) for name in fields] == [getattr(written, name) for name in fields]
+        for name in ("round", "step", "split"):
+            assert getattr(held, name) == pytest.approx(getattr(written, name), rel=1e-6)
 
 
 def test_the_library_holds_what_the_tests_build():

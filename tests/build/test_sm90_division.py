@@ -1,0 +1,126 @@
+"""How the kernels of 9.0 that are written by hand divide a call: host code, compiled by g++. About 6 s."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kernelpkg.build.catalogue import csrc_folder
+from kernelpkg.build.toolchain import ToolchainMissing, find_toolchain
+from kernelpkg.gates.generate import generate
+
+PROGRAM = r"""
+#include <cstdio>
+#include "scaled_mm/sm90_block_tiles.h"
+#include "scaled_mm/sm90_stream.h"
+using namespace kernelpkg;
+
+// Lines of input: m n k tokens blocks, for 132 multiprocessors, or for 114 with little room for clusters.
+int main() {
+  int m, n, k, tokens, blocks, sms;
+  while (std::scanf("%d %d %d %d %d %d", &m, &n, &k, &tokens, &blocks, &sms) == 6) {
+    if (tokens != 0) {
+      const int at_once[kStreamMaxParts] = {sms, sms / 2 * 2, 0, sms == 132 ? 120 : 0};
+      StreamParams p = {};
+      stream_divide(m, n, k, tokens, blocks != 0, at_once, &p);
+      std::printf("%d %d %d %d %d %d %d %d\n", p.tokens, p.rows, p.tiles, p.parts, p.units, p.stages,
+                  p.shared, stream_ring_bytes(p.shared, tokens, blocks != 0));
+    } else {
+      BlockTilesParams p = {};
+      block_tiles_divide(m, n, k, 128, sms, &p);
+      std::printf("%d %d %d %d %d %zu\n", p.row_items, p.column_items, p.whole, p.parts, p.works,
+                  block_tiles_sum_bytes(p, 128));
+    }
+  }
+}
+"""
+
+NK = [
+    (1, 1),
+    (8, 65536),
+    (96, 96),
+    (576, 7168),
+    (2112, 7168),
+    (4096, 4096),
+    (4096, 14336),
+    (6144, 4096),
+    (8192, 28672),
+    (28672, 4096),
+    (57344, 8192),
+    (100000, 128),
+]
+SMS = (132, 114)
+
+
+@pytest.fixture(scope="module")
+def divide(tmp_path_factory: pytest.TempPathFactory):
+    """cases of six numbers -> what the program says of each."""
+    try:
+        tools = find_toolchain()
+    except ToolchainMissing as error:
+        pytest.skip(str(error))
+    folder: Path = tmp_path_factory.mktemp("sm90_division")
+    generate(folder)
+    (folder / "main.cpp").write_text(PROGRAM)
+    csrc = csrc_folder()
+    sources = ("common/device", "common/tensor_map", "scaled_mm/launch", "scaled_mm/sm90_stream")
+    command = [str(tools.cxx), "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{csrc}", f"-I{folder}"]
+    command += ["-isystem", str(tools.cuda_include), str(folder / "main.cpp")]
+    command += [str(csrc / f"{name}.cpp") for name in (*sources, "scaled_mm/sm90_block_tiles")]
+    command += ["-o", str(folder / "main"), str(tools.cuda_lib / "libcudart_static.a")]
+    built = subprocess.run([*command, "-lpthread", "-ldl", "-lrt"], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+
+    def run(cases: list[tuple[int, ...]]) -> list[list[int]]:
+        text = "\n".join(" ".join(map(str, case)) for case in cases)
+        ran = subprocess.run([str(folder / "main")], input=text, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        return [list(map(int, line.split())) for line in ran.stdout.splitlines()]
+
+    return run
+
+
+def test_the_streaming_kernel_covers_n_and_k_with_two_stages_at_least(divide) -> None:
+    """One stage would be a deadlock: it is handed back when the next has come."""
+    cases = [
+        (m, n, k, tokens, blocks, sms)
+        for (n, k), tokens, blocks, sms in itertools.product(NK, (16, 32, 64, 128), (0, 1), SMS)
+        for m in {1, 7, 8, 9, tokens // 2 + 1, tokens - 1, tokens}
+    ]
+    for case, found in zip(cases, divide(cases), strict=True):
+        m, n, k, tile, blocks, _ = case
+        tokens, rows, tiles, parts, units, stages, shared, ring = found
+        assert m <= tokens <= tile and tokens % 8 == 0, case
+        assert rows % 8 == 0 and 8 <= rows <= 256 and tiles == -(-n // rows), case
+        assert parts in (1, 2, 4) and parts <= -(-k // 128), case
+        assert 2 <= stages <= 24 and 1 <= units <= 4 and (units >= 2 or rows > 64), case
+        # What the MMA reads beyond the last unit: whole groups of 64 rows, all tokens of the tile.
+        unit = (rows + tokens) * 128
+        read = 64 if rows <= 64 else 128 if rows <= 128 else 256
+        beyond = max(0, read * 128 - unit, (tile - tokens) * 128)
+        assert stages * units * unit + beyond <= ring < shared <= 232448, case
+        # Sums take the ring's place at the end, twice where two warpgroups each have a part of K.
+        pitch = 68 if rows <= 64 else (260 if tile <= (32 if blocks else 64) else 132)
+        assert (2 if rows <= 64 else 1) * tile * pitch * 4 <= shared, case
+
+
+def test_the_tiled_kernel_cuts_only_a_last_round_that_is_not_full(divide) -> None:
+    cases = [(m, *nk, 0, 0, sms) for m in (65, 128, 300, 1024, 4096) for nk in NK for sms in SMS]
+    cut = 0
+    for case, found in zip(cases, divide(cases), strict=True):
+        m, n, k, _, _, sms = case
+        row_items, column_items, whole, parts, works, sum_bytes = found
+        items, clusters = row_items * column_items, sms // 2
+        assert row_items == -(-m // 256) and column_items == -(-n // 128), case
+        assert works == whole + (items - whole) * parts, case
+        assert sum_bytes == (works - whole) * 256 * 128 * 4, case
+        if parts == 1:
+            assert whole == items, case
+            continue
+        cut += 1
+        assert whole % clusters == 0 and 0 < works - whole <= clusters, case
+        assert parts <= min(8, -(-k // 128) // 4), case
+    assert cut > len(cases) // 10
