@@ -34,7 +34,6 @@ KernelpkgScaledMm plain(const ScaledMmInstance& instance) {
           row.place,
           row.min_m,
           row.max_m,
-          row.min_k,
           row.rows,
           row.columns,
           row.blocks,

@@ -13,7 +13,7 @@ struct KernelpkgScaledMm {
   const char* name;
   const char* label;
   int64_t shared_memory;
-  int a_type, block_scales, place, min_m, max_m, min_k, rows, columns, blocks, per_sm;
+  int a_type, block_scales, place, min_m, max_m, rows, columns, blocks, per_sm;
   float round, step, split;
 };
 

@@ -19,7 +19,8 @@ enum class WeightFormat {
 constexpr int kWeightFormats = 6;
 
 constexpr int size_of(DType type) {
-  return type == DType::kFloat8E4M3 || type == DType::kFloat8E5M2 ? 1 : type == DType::kFloat32 ? 4 : 2;
+  if (type == DType::kFloat32) return 4;
+  return type == DType::kFloat8E4M3 || type == DType::kFloat8E5M2 ? 1 : 2;
 }
 
 constexpr int bits_of(WeightFormat format) {

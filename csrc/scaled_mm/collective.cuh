@@ -38,13 +38,6 @@ BlockScaleLayout<kRows> block_scale_layout(int rows, int k, int64_t row_stride,
                         cute::make_stride(cute::_0{}, block_stride), blocks * block_stride));
 }
 
-// How tiles follow each other: along which side of c, and how many rows of tiles run together.
-struct Raster {
-  enum class Order { kHeuristic, kAlongM, kAlongN };
-  Order order = Order::kHeuristic;
-  int swizzle = 1;
-};
-
 // What one block computes of a tile: half of its rows where two multiprocessors share each MMA.
 template <class TileShape, class KernelSchedule>
 using BlockTile = decltype(cute::shape_div(
@@ -109,8 +102,9 @@ struct CollectiveGemm {
     kernel(params, shared_memory);
   }
 
+  // swizzle: rows of tiles that run together at most.
   static typename Kernel::Arguments arguments(const ScaledMmArgs& args,
-                                              const ScaledMmDevice& device, const Raster& raster) {
+                                              const ScaledMmDevice& device, int swizzle) {
     typename Kernel::Arguments out{};
     out.mode = cutlass::gemm::GemmUniversalMode::kGemm;
     const int rows = kSwapped ? args.n : args.m, columns = kSwapped ? args.m : args.n;
@@ -138,31 +132,19 @@ struct CollectiveGemm {
     out.epilogue.ptr_D = static_cast<Output*>(args.c);
     out.hw_info.device_id = args.device;
     out.hw_info.sm_count = device.sm_count;
-    set_raster(out.scheduler, raster, 0);
+    out.scheduler.max_swizzle_size = swizzle;
     return out;
   }
 
-  // Not every scheduler lets the caller choose the order.
-  template <class Arguments>
-  static auto set_raster(Arguments& scheduler, const Raster& raster, int)
-      -> decltype(scheduler.raster_order, void()) {
-    using Order = decltype(scheduler.raster_order);
-    scheduler.max_swizzle_size = raster.swizzle;
-    if (raster.order == Raster::Order::kAlongM) scheduler.raster_order = Order::AlongM;
-    if (raster.order == Raster::Order::kAlongN) scheduler.raster_order = Order::AlongN;
-  }
-  template <class Arguments>
-  static void set_raster(Arguments&, const Raster&, long) {}
-
   static size_t workspace(const ScaledMmArgs& args, const ScaledMmDevice& device) {
-    return Kernel::get_workspace_size(arguments(args, device, Raster{}));
+    return Kernel::get_workspace_size(arguments(args, device, 1));
   }
 
   // TMA stops at any K and N by itself as long as rows start on 16 bytes, which the dispatcher
   // checks; CUTLASS's own can_implement would ask for extents that are multiples as well.
   static Status start(const char* name, const void* kernel, const ScaledMmArgs& args,
-                      const ScaledMmDevice& device, const Raster& raster) {
-    const auto ready = arguments(args, device, raster);
+                      const ScaledMmDevice& device, int swizzle) {
+    const auto ready = arguments(args, device, swizzle);
     if (Kernel::get_workspace_size(ready) > args.workspace_bytes) {
       return scaled_mm_refusal(name, "the workspace is smaller than scaled_mm_workspace_bytes()");
     }

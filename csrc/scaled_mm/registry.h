@@ -28,13 +28,12 @@ constexpr int kCutBlocks = 4;
 struct ScaledMmRow {
   int place;          // in the route's table; the same for every type of a
   int min_m, max_m;   // of a call that may choose it; max_m 0: no limit
-  int min_k;          // likewise
   int rows, columns;  // of c that a cluster computes together; columns 0: an equal share of any N
   int blocks;         // of a cluster
   int per_sm;         // blocks that share a multiprocessor
   float round, step;  // relative cost of a round of blocks, and of 128 values of K in it
-  float split;        // of adding up parts of K, where a last round that is not full is cut along K;
-                      // 0: it is not
+  float split;        // of adding up parts of K, where a last round that is not full is cut along
+                      // K; 0: it is not
 };
 
 struct ScaledMmInstance {
@@ -59,7 +58,7 @@ std::vector<const ScaledMmInstance*>& scaled_mm_registry();
 std::vector<const ScaledMmInstance*>& scaled_mm_standin_registry();
 
 // The instance that serves such a call on a device with `sm_count` multiprocessors, among those of
-// this build: of the rows that take this M and K the one with the least rounds * (round + step *
+// this build: of the rows that take this M the one with the least rounds * (round + step *
 // ceil(k / 128)) (for equal shares and cut rounds see cost() in scaled_mm.cpp); where none takes
 // it, the one whose range of M is nearest. Refused where the build has none at all.
 Status scaled_mm_choice(ScaledMmRoute route, DType a_type, bool block_scales, int m, int n, int k,

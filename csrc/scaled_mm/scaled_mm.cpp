@@ -78,11 +78,10 @@ const std::vector<const ScaledMmInstance*>& registry_of(bool standin) {
   return standin ? scaled_mm_standin_registry() : scaled_mm_registry();
 }
 
-// How far a call is from what a row takes: too few values of K is further than any M.
-int64_t outside(const ScaledMmRow& row, int m, int k) {
-  const int64_t short_k = k < row.min_k ? int64_t{1} << 32 : 0;
-  if (m < row.min_m) return short_k + row.min_m - m;
-  return short_k + (row.max_m != 0 && m > row.max_m ? m - row.max_m : 0);
+// How far m is from what a row takes.
+int outside(const ScaledMmRow& row, int m) {
+  if (m < row.min_m) return row.min_m - m;
+  return row.max_m != 0 && m > row.max_m ? m - row.max_m : 0;
 }
 
 // The relative time of a call: what counts is how many rounds of blocks there are, or how much of
@@ -190,11 +189,11 @@ bool scaled_mm_whole_rows(ScaledMmRoute route) { return route == ScaledMmRoute::
 Status scaled_mm_choice(ScaledMmRoute route, DType a_type, bool block_scales, int m, int n, int k,
                         int sm_count, bool standin, const ScaledMmInstance** out) {
   const ScaledMmInstance* best = nullptr;
-  int64_t nearest = 0;
+  int nearest = 0;
   double least = 0;
   for (const ScaledMmInstance* one : registry_of(standin)) {
     if (!serves(*one, route, a_type, block_scales)) continue;
-    const int64_t distance = outside(one->row, m, k);
+    const int distance = outside(one->row, m);
     const double price = cost(one->row, m, n, k, sm_count);
     if (best == nullptr || distance < nearest || (distance == nearest && price < least)) {
       best = one;

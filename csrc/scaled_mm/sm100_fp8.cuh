@@ -43,8 +43,7 @@ struct Sm100Fp8
   static Status launch(const char* name, const void* kernel, const ScaledMmArgs& args,
                        const ScaledMmDevice& device) {
     const bool weight_fits = int64_t{args.n} * args.k <= device.l2_bytes;
-    return Sm100Fp8::start(name, kernel, args, device,
-                           {Raster::Order::kHeuristic, weight_fits ? 1 : 8});
+    return Sm100Fp8::start(name, kernel, args, device, /*swizzle=*/weight_fits ? 1 : 8);
   }
 };
 

@@ -65,22 +65,22 @@ struct Sm120Fp8Base
   static Status launch(const char* name, const void* kernel, const ScaledMmArgs& args,
                        const ScaledMmDevice& device) {
     const bool weight_fits = int64_t{args.n} * args.k <= device.l2_bytes;
-    const Raster raster{Raster::Order::kHeuristic, weight_fits ? 1 : Build::kSwizzle};
+    const int swizzle = weight_fits ? 1 : Build::kSwizzle;
     if constexpr (kSplits) {
-      return launch_split(name, kernel, args, device, raster);
+      return launch_split(name, kernel, args, device, swizzle);
     } else {
-      return Sm120Fp8Base::start(name, kernel, args, device, raster);
+      return Sm120Fp8Base::start(name, kernel, args, device, swizzle);
     }
   }
 
   // The pieces of K are a batch: each starts where the one before ends.
   static Status launch_split(const char* name, const void* kernel, const ScaledMmArgs& args,
-                             const ScaledMmDevice& device, const Raster& raster) {
+                             const ScaledMmDevice& device, int swizzle) {
     const SplitPlan plan = split_plan(args, device.sm_count, kTileM, kTileN);
     if (plan.bytes > args.workspace_bytes) {
       return scaled_mm_refusal(name, "the workspace is smaller than scaled_mm_workspace_bytes()");
     }
-    auto first = Sm120Fp8Base::arguments(args, device, raster);
+    auto first = Sm120Fp8Base::arguments(args, device, swizzle);
     const int piece = args.k / plan.pieces;
     first.problem_shape = {args.m, args.n, piece, plan.pieces};
     // One piece needs no stride, and any K may be one piece, where TMA takes multiples of 16 alone.

@@ -57,8 +57,8 @@ constexpr int block_tiles_shared(int columns) {
 // Blocks of K that the last round has to be shorter by, for the second kernel to pay.
 constexpr int kBlockTilesSaved = 12;
 
-// Fills what divides a call: row_items, column_items, whole, parts, works. Clusters are half as many as
-// multiprocessors; where a device holds fewer, they take more works each.
+// Fills what divides a call: row_items, column_items, whole, parts, works. Clusters are half as
+// many as multiprocessors; where a device holds fewer, they take more works each.
 void block_tiles_divide(int m, int n, int k, int columns, int sm_count, BlockTilesParams* params);
 
 // Bytes of the sums of a call so divided.
@@ -67,8 +67,8 @@ constexpr size_t block_tiles_sum_bytes(const BlockTilesParams& params, int colum
   return static_cast<size_t>(params.works - params.whole) * values * sizeof(float);
 }
 
-// Divides, encodes the maps and launches `kernel`, whose shared memory limit was raised. `divided` gets
-// what the kernel was told.
+// Divides, encodes the maps and launches `kernel`, whose shared memory limit was raised. `divided`
+// gets what the kernel was told.
 Status block_tiles_launch(const char* name, const void* kernel, int columns,
                           const ScaledMmArgs& args, const ScaledMmDevice& device,
                           BlockTilesParams* divided);

@@ -23,7 +23,7 @@ struct Sm90Schedules {
 };
 
 template <class ElementAct, Scales kScales, int kTileM, int kTileN, int kTileK, int kClusterM,
-          int kClusterN, Sm90Schedule kSchedule, bool kSwapped, int kSwizzle = 1>
+          int kClusterN, Sm90Schedule kSchedule, bool kSwapped>
 struct Sm90Fp8
     : CollectiveGemm<cutlass::arch::Sm90, ElementAct, kScales,
                      cute::Shape<cute::Int<kTileM>, cute::Int<kTileN>, cute::Int<kTileK>>,
@@ -38,7 +38,7 @@ struct Sm90Fp8
 
   static Status launch(const char* name, const void* kernel, const ScaledMmArgs& args,
                        const ScaledMmDevice& device) {
-    return Sm90Fp8::start(name, kernel, args, device, {Raster::Order::kHeuristic, kSwizzle});
+    return Sm90Fp8::start(name, kernel, args, device, /*swizzle=*/1);
   }
 };
 

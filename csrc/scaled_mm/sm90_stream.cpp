@@ -36,10 +36,10 @@ void stream_divide(int m, int n, int k, int tokens, bool blocks,
   double least = 0;
   params->parts = 0;
   for (int parts = 1; parts <= kStreamMaxParts; parts *= 2) {
-    // One block to a multiprocessor if its tile is small enough, else two, and so on.
+    // One tile each, or where that is too large two, and so on.
     const int at_a_time = at_once[parts - 1] / parts;  // tiles
     if (at_a_time < 1 || parts > k_units) continue;
-    const int rounds = ceil_div(n, int64_t{at_a_time} * stream_max_rows(tokens, blocks));
+    const int rounds = ceil_div(n, int64_t{at_a_time} * stream_max_rows(tokens));
     const int rows = ceil_div(n, int64_t{at_a_time} * rounds * 8) * 8;
     const int worked = blocks ? std::max(rows, kMinBlockRows) : rows;
     const double read =
@@ -50,22 +50,28 @@ void stream_divide(int m, int n, int k, int tokens, bool blocks,
     least = cost;
     params->parts = parts;
     params->rows = rows;
+    params->clusters = at_a_time;
   }
   params->tiles = ceil_div(n, params->rows);
-  const bool alone = stream_blocks(tokens, blocks) == 1 ||
-                     params->tiles * params->parts <= at_once[params->parts - 1];
-  params->shared = alone ? kStreamShared : kStreamHalfShared;
+  params->clusters = std::min(params->clusters, params->tiles);
   const int unit_bytes = (params->rows + params->tokens) * kScaleBlock;
   const int per_part = ceil_div(k_units, params->parts);
   // Where two warpgroups take turns of one unit, a stage has one for each.
   const int least_units = params->rows <= 64 ? 2 : 1;
   params->units = std::clamp(kStageBytes / unit_bytes, 1, std::min(kStreamMaxUnits, per_part));
   params->units = std::max(params->units, least_units);
+  // Sums of a tile need room of their own where the ring is filled for the next one meanwhile.
+  const int mma_rows = stream_mma_rows(params->rows);
+  int ring = stream_ring_bytes(tokens, blocks);
+  params->sums = 0;
+  if (params->clusters < params->tiles) {
+    ring = (ring - stream_sum_bytes(tokens, mma_rows)) / 1024 * 1024;
+    params->sums = ring;
+  }
   // The MMA reads whole groups of 64 rows and all tokens of the tile: of the last unit, beyond it.
-  const int read_rows = params->rows <= 64 ? 64 : params->rows <= 128 ? 128 : 256;
-  const int beyond = std::max({0, read_rows * kScaleBlock - unit_bytes,
-                               (tokens - params->tokens) * kScaleBlock});
-  const int room = stream_ring_bytes(params->shared, tokens, blocks) - beyond;
+  const int beyond = std::max(
+      {0, mma_rows * kScaleBlock - unit_bytes, (tokens - params->tokens) * kScaleBlock});
+  const int room = ring - beyond;
   const int ahead = ceil_div(kAheadBytes, params->units * params->rows * kScaleBlock);
   // A stage is handed back once the next has come: there are always two, by the sizes above.
   params->stages = std::min({kStreamMaxStages, stream_all_units(tokens) / params->units,
@@ -88,10 +94,6 @@ Status stream_launch(const char* name, const void* kernel, int tokens, const Sca
   params.m = args.m;
   params.n = args.n;
   params.k = args.k;
-  // Where stages are few, what is fetched beside a row is wanted soon; else it crowds out others.
-  const CUtensorMapL2promotion promotion = params.shared == kStreamShared
-                                               ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B
-                                               : CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
   const auto encode = [&](const char* what, const void* base, int rows, int64_t stride, int box,
                           CUtensorMap* map) {
     return encode_tensor_map(name, what,
@@ -101,7 +103,7 @@ Status stream_launch(const char* name, const void* kernel, int tokens, const Sca
                               {static_cast<cuuint64_t>(stride)},
                               {kScaleBlock, static_cast<cuuint32_t>(box)},
                               CU_TENSOR_MAP_SWIZZLE_128B,
-                              promotion},
+                              CU_TENSOR_MAP_L2_PROMOTION_L2_128B},
                              map);
   };
   KERNELPKG_RETURN_IF_ERROR(encode("a", args.a, args.m, args.lda, params.tokens, &params.a));
@@ -116,8 +118,8 @@ Status stream_launch(const char* name, const void* kernel, int tokens, const Sca
   params.c = static_cast<uint16_t*>(args.c);
   params.ldc = args.ldc;
   params.half = args.c_type == DType::kFloat16;
-  Launch launch(dim3(static_cast<unsigned>(params.tiles * params.parts)), kStreamThreads,
-                static_cast<size_t>(params.shared), true, args.stream);
+  Launch launch(dim3(static_cast<unsigned>(params.clusters * params.parts)), kStreamThreads,
+                kStreamShared, true, args.stream);
   if (params.parts > 1) launch.cluster(params.parts);
   const cudaError_t error = launch.run(kernel, params);
   return error == cudaSuccess ? Status()

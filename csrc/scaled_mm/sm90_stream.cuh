@@ -2,7 +2,7 @@
 //
 // What keeps a device from reading at full speed is mostly that tiles of a fixed size do not come
 // out even on its multiprocessors. Here every block takes an equal share: as many rows of the
-// weight as it takes to give each block one tile (or as few rounds as its accumulators allow), and,
+// weight as it takes to give each block one tile (or as few as its accumulators allow), and,
 // where that would be too narrow, a stretch of K, the blocks of a cluster adding up through
 // distributed shared memory in a fixed order. No workspace, no second kernel.
 //
@@ -26,12 +26,12 @@ struct Sm90Stream {
   using Gate = gates::scaled_mm_sm90;
   using Params = StreamParams;
   static constexpr int kThreads = kStreamThreads;
-  static constexpr int kMinBlocks = stream_blocks(kTokens, kScales == Scales::kBlock);
+  static constexpr int kMinBlocks = 1;
   static constexpr size_t kSharedMemory = kStreamShared;
   static constexpr bool kBlocks = kScales == Scales::kBlock;
   static constexpr int kConsumers = kThreads - 32;
   static constexpr int kSums = kTokens / 2;  // accumulators of a thread in 64 rows
-  static constexpr int kMaxRows = stream_max_rows(kTokens, kBlocks);
+  static constexpr int kMaxRows = stream_max_rows(kTokens);
   static constexpr uint32_t kRowBytes = kScaleBlock;  // a unit of K in one row
 
   static size_t workspace_bytes(const ScaledMmArgs&, const ScaledMmDevice&) { return 0; }
@@ -45,23 +45,25 @@ struct Sm90Stream {
   // compiler knows: only then does it start a copy in a few instructions.
   struct Block {
     const Params& params;
-    uint32_t ring, scale_ring, factors, barriers;
+    uint32_t ring, scale_ring, sums, factors, barriers;
     uint32_t unit_bytes;
     int part;        // of K, the rank within the cluster
-    int row0;        // the tile's first row of the weight
     int begin, end;  // units of K
 
     __device__ __forceinline__ Block(const Params& p, const char* shared_memory) : params(p) {
       ring = shared_address(shared_memory);
-      barriers = ring + p.shared - kStreamBarrierBytes;
+      barriers = ring + kStreamShared - kStreamBarrierBytes;
       factors = barriers - stream_factor_bytes(kTokens, kBlocks);
-      scale_ring = ring + stream_ring_bytes(p.shared, kTokens, kBlocks);
+      scale_ring = ring + stream_ring_bytes(kTokens, kBlocks);
+      sums = ring + p.sums;
       unit_bytes = (p.rows + p.tokens) * kRowBytes;
       part = p.parts > 1 ? __shfl_sync(~0u, ptx::cluster_rank(), 0) : 0;
-      row0 = static_cast<int>(blockIdx.x) / p.parts * p.rows;
       const int units = (p.k + kScaleBlock - 1) / kScaleBlock;
       begin = units * part / p.parts;
       end = units * (part + 1) / p.parts;
+    }
+    __device__ __forceinline__ int first_tile() const {
+      return static_cast<int>(blockIdx.x) / params.parts;
     }
     __device__ __forceinline__ uint32_t full(int stage) const { return barriers + 16 * stage; }
     __device__ __forceinline__ uint32_t empty(int stage) const { return full(stage) + 8; }
@@ -109,7 +111,6 @@ struct Sm90Stream {
     allow_dependent_launch();
     if (threadIdx.x >= kConsumers) {
       produce(block);
-      if (params.parts > 1) meet();
     } else if (params.rows <= 64) {
       consume<1, true>(block);
     } else if (kMaxRows == 128 || params.rows <= 128) {
@@ -117,8 +118,6 @@ struct Sm90Stream {
     } else {
       if constexpr (kMaxRows == 256) consume<2, false>(block);
     }
-    // A neighbour may still be reading this block's sums.
-    if (params.parts > 1) meet();
   }
 
   // All threads of the cluster, and what they wrote.
@@ -138,34 +137,41 @@ struct Sm90Stream {
     __syncwarp();
     wait_for_prior_kernels();
     Ring ring(block);
-    for (int unit = block.begin; unit < block.end; unit += p.units) {
-      const int count = min(p.units, block.end - unit);
-      barrier_wait(block.empty(ring.stage), ring.parity ^ 1);
-      const uint32_t full = block.full(ring.stage);
-      if (elect_one()) {
-        barrier_arrive_expecting(full, count * block.unit_bytes);
-        uint32_t to = ring.address;
-        int k = unit * kScaleBlock;
+    for (int tile = block.first_tile(); tile < p.tiles; tile += p.clusters) {
+      const int row0 = tile * p.rows;  // of the weight
+      for (int unit = block.begin; unit < block.end; unit += p.units) {
+        const int count = min(p.units, block.end - unit);
+        barrier_wait(block.empty(ring.stage), ring.parity ^ 1);
+        const uint32_t full = block.full(ring.stage);
+        if (elect_one()) {
+          barrier_arrive_expecting(full, count * block.unit_bytes);
+          uint32_t to = ring.address;
+          int k = unit * kScaleBlock;
 #pragma unroll 1
-        for (int i = 0; i < count; ++i) {
-          ptx::tensor_copy(to, p.b, k, block.row0, full);
-          ptx::tensor_copy(to + p.rows * kRowBytes, p.a, k, 0, full);
-          to += block.unit_bytes;
-          k += kScaleBlock;
+          for (int i = 0; i < count; ++i) {
+            ptx::tensor_copy(to, p.b, k, row0, full);
+            ptx::tensor_copy(to + p.rows * kRowBytes, p.a, k, 0, full);
+            to += block.unit_bytes;
+            k += kScaleBlock;
+          }
         }
+        __syncwarp();
+        if constexpr (kBlocks) {
+          for (int i = 0; i < count; ++i) copy_scales(p, row0, unit + i, ring.scales(i));
+          barrier_arrive_after_copies(full);
+        }
+        ring.advance();
       }
-      __syncwarp();
-      if constexpr (kBlocks) {
-        for (int i = 0; i < count; ++i) copy_scales(block, unit + i, ring.scales(i));
-        barrier_arrive_after_copies(full);
+      if (p.parts > 1) {  // as consume() does
+        meet();
+        meet();
       }
-      ring.advance();
     }
   }
 
   // The scales of a unit: token by token, then of the blocks of rows from the tile's first on.
-  static __device__ __forceinline__ void copy_scales(const Block& block, int unit, uint32_t to) {
-    const Params& p = block.params;
+  static __device__ __forceinline__ void copy_scales(const Params& p, int row0, int unit,
+                                                     uint32_t to) {
     const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
     for (int token = lane; token < kTokens; token += 32) {
@@ -173,7 +179,7 @@ struct Sm90Stream {
       copy_async_4(to + token * 4, p.a_scales + m * p.a_scale_row + unit * p.a_scale_block);
     }
     if (lane < kStreamRowBlocks) {
-      const int n = min(block.row0 / kScaleBlock + lane, (p.n - 1) / kScaleBlock);
+      const int n = min(row0 / kScaleBlock + lane, (p.n - 1) / kScaleBlock);
       copy_async_4(to + (kTokens + lane) * 4,
                    p.b_scales + n * p.b_scale_column + unit * p.b_scale_block);
     }
@@ -293,7 +299,7 @@ struct Sm90Stream {
 
   // The same with a factor per unit of K: each unit's sums are scaled on their way into fp32.
   template <int kGroups, bool kSplitK>
-  static __device__ __forceinline__ void add_up_blocks(const Block& block, Ring& ring,
+  static __device__ __forceinline__ void add_up_blocks(const Block& block, int row0, Ring& ring,
                                                        Tile<kGroups>& sums) {
     const Params& p = block.params;
     const uint32_t rows = first_group<kGroups, kSplitK>() * 64 * kRowBytes;
@@ -306,8 +312,8 @@ struct Sm90Stream {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row =
-            block.row0 + 64 * (first_group<kGroups, kSplitK>() + group) + first_row() + 8 * half;
-        const int of = min(row / kScaleBlock - block.row0 / kScaleBlock, kStreamRowBlocks - 1);
+            row0 + 64 * (first_group<kGroups, kSplitK>() + group) + first_row() + 8 * half;
+        const int of = min(row / kScaleBlock - row0 / kScaleBlock, kStreamRowBlocks - 1);
         of_rows[group][half] = (kTokens + of) * 4;
       }
     }
@@ -325,17 +331,23 @@ struct Sm90Stream {
           for (int half = 0; half < 2; ++half)
             of_row[group][half] = __uint_as_float(load_shared_4(scales + of_rows[group][half]));
         }
-        float of_tokens[kTokens / 8][2];
+        // While the MMAs run, if registers last.
+        constexpr bool kEarly = kTokens * kGroups < 128;
+        float of_tokens[kEarly ? kTokens / 8 : 1][2];
+        if constexpr (kEarly) {
 #pragma unroll
-        for (int j = 0; j < kTokens / 8; ++j) load_two(scales, j, of_tokens[j]);
+          for (int j = 0; j < kTokens / 8; ++j) load_two(scales, j, of_tokens[j]);
+        }
         ptx::mma_wait<0>();
 #pragma unroll
         for (int j = 0; j < kTokens / 8; ++j) {
+          if constexpr (!kEarly) load_two(scales, j, of_tokens[0]);
+          const float(&of)[2] = of_tokens[kEarly ? j : 0];
 #pragma unroll
           for (int group = 0; group < kGroups; ++group) {
 #pragma unroll
             for (int i = 4 * j; i < 4 * j + 4; ++i) {
-              const float factor = of_row[group][i / 2 % 2] * of_tokens[j][i % 2];
+              const float factor = of_row[group][i / 2 % 2] * of[i % 2];
               sums[group][i] = fmaf(factor, total<kGroups>(part, group, i), sums[group][i]);
             }
           }
@@ -353,11 +365,10 @@ struct Sm90Stream {
     int row;  // of the tile
     float scale[kColumns], bias[kColumns];
 
-    __device__ __forceinline__ Columns(const Block& block, int first) : row(first) {
-      const Params& p = block.params;
+    __device__ __forceinline__ Columns(const Params& p, int row0, int first) : row(first) {
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
-        const int n = min(block.row0 + row + j, p.n - 1);
+        const int n = min(row0 + row + j, p.n - 1);
         scale[j] = kBlocks ? 1.0f : __ldg(p.b_scales + n * p.b_scale_column);
         bias[j] = p.bias == nullptr ? 0.0f : from_bits16(__ldg(p.bias + n), p.half);
       }
@@ -373,29 +384,32 @@ struct Sm90Stream {
     const Params& p = block.params;
     const auto thread = static_cast<int>(threadIdx.x);
     wait_for_prior_kernels();
-    const Columns columns(block, thread % kQuads<kGroups, kSplitK> * kColumns);
+    if (!kBlocks && thread < kTokens)
+      copy_async_4(block.factors + thread * 4, p.a_scales + min(thread, p.m - 1) * p.a_scale_row);
     Ring ring(block);
-    Tile<kGroups> sums;
-    if constexpr (kBlocks) {
-      add_up_blocks<kGroups, kSplitK>(block, ring, sums);
-    } else {
-      if (thread < kTokens)
-        copy_async_4(block.factors + thread * 4, p.a_scales + min(thread, p.m - 1) * p.a_scale_row);
-      add_up<kGroups, kSplitK>(block, ring, sums);
+    for (int tile = block.first_tile(); tile < p.tiles; tile += p.clusters) {
+      const int row0 = tile * p.rows;  // of the weight
+      const Columns columns(p, row0, thread % kQuads<kGroups, kSplitK> * kColumns);
+      Tile<kGroups> sums;
+      if constexpr (kBlocks)
+        add_up_blocks<kGroups, kSplitK>(block, row0, ring, sums);
+      else
+        add_up<kGroups, kSplitK>(block, ring, sums);
       copy_async_wait();
+      sync_named<kConsumers, 1>();  // all warps are done with the ring, and with the sums before
+      keep<kGroups, kSplitK>(block, sums);
+      sync_named<kConsumers, 1>();
+      if (p.parts > 1) meet();
+      store<kGroups, kSplitK>(block, row0, columns);
+      if (p.parts > 1) meet();  // a neighbour may still be reading these sums
     }
-    sync_named<kConsumers, 1>();  // all warps are done with the ring
-    keep<kGroups, kSplitK>(block, sums);
-    sync_named<kConsumers, 1>();
-    if (p.parts > 1) meet();
-    store<kGroups, kSplitK>(block, columns);
   }
 
   // Sums to shared memory, token by token; where K is split, each warpgroup's apart.
   template <int kGroups, bool kSplitK>
   static __device__ __forceinline__ void keep(const Block& block, const Tile<kGroups>& sums) {
-    constexpr int kPitch = stream_pitch(kSplitK ? 64 : kMaxRows);
-    const uint32_t to = block.ring + (kSplitK ? team() * kTokens * kPitch * 4 : 0);
+    constexpr int kPitch = stream_pitch(kSplitK ? 64 : 128 * kGroups);
+    const uint32_t to = block.sums + (kSplitK ? team() * kTokens * kPitch * 4 : 0);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
       const int row = 64 * (first_group<kGroups, kSplitK>() + group) + first_row();
@@ -414,17 +428,18 @@ struct Sm90Stream {
   // Adds up the parts, scales, converts, stores: a thread its columns of one token after the other;
   // the blocks of a cluster share out the tokens among themselves.
   template <int kGroups, bool kSplitK>
-  static __device__ __forceinline__ void store(const Block& block, const Columns& columns) {
-    constexpr int kPitch = stream_pitch(kSplitK ? 64 : kMaxRows);
+  static __device__ __forceinline__ void store(const Block& block, int row0,
+                                               const Columns& columns) {
+    constexpr int kPitch = stream_pitch(kSplitK ? 64 : 128 * kGroups);
     constexpr int kAtOnce = kConsumers / kQuads<kGroups, kSplitK>;
     const Params& p = block.params;
-    const int n = block.row0 + columns.row;
+    const int n = row0 + columns.row;
     if (columns.row >= p.rows || n >= p.n) return;
     const int first = block.part * kAtOnce +
                       static_cast<int>(threadIdx.x) / kQuads<kGroups, kSplitK>;
 #pragma unroll 4
     for (int token = first; token < p.m; token += p.parts * kAtOnce) {
-      const uint32_t address = block.ring + (token * kPitch + columns.row) * 4;
+      const uint32_t address = block.sums + (token * kPitch + columns.row) * 4;
       float sums[kColumns] = {};
 #pragma unroll
       for (int from = 0; from < kStreamMaxParts; ++from) {

@@ -9,8 +9,9 @@
 
 namespace kernelpkg {
 
-// Everything the kernel is told. A block computes `rows` neighbouring columns of c (rows of the
-// weight) at a time over one of `parts` stretches of K; the blocks of a cluster add up.
+// Everything the kernel is told. A block computes a tile of `rows` neighbouring columns of c (rows
+// of the weight) at a time over one of `parts` stretches of K; the blocks of a cluster add up.
+// Clusters take tiles in turn.
 struct StreamParams {
   CUtensorMap a, b;
   const float* a_scales;
@@ -25,29 +26,21 @@ struct StreamParams {
   int rows;    // of the weight, a multiple of 8
   int tiles;   // of `rows` rows each, the last may be short
   int parts;   // of K, blocks of a cluster
+  int clusters;
   int units;   // of 128 values of K in a stage
   int stages;  // of the ring
-  int shared;  // bytes of shared memory
+  int sums;    // bytes from the ring to the sums; 0, in its place, where a cluster has but one tile
   bool half;   // fp16 output, else bf16
 };
 
-// The greatest rows of the weight a block takes: what its accumulators hold.
-constexpr int stream_max_rows(int tokens, bool blocks) {
-  return tokens <= (blocks ? 32 : 64) ? 256 : 128;
-}
-// Floats from one token's sums of so many rows to the next in shared memory; the 4 keep a warp's
-// writes apart.
-constexpr int stream_pitch(int rows) { return rows + 4; }
+// The greatest rows of the weight a block takes: what its accumulators and shared memory hold.
+constexpr int stream_max_rows(int tokens) { return tokens <= 64 ? 256 : 128; }
 constexpr int kStreamThreads = 32 + 2 * 128;
 constexpr int kStreamMaxStages = 24;
 constexpr int kStreamMaxParts = 4;
-// A block has a multiprocessor's shared memory for itself, or where more blocks are needed, half,
-// if registers last for two.
 constexpr int kStreamShared = 232448;
-constexpr int kStreamHalfShared = 115712;
-constexpr int stream_blocks(int tokens, bool blocks) { return tokens == 128 && blocks ? 1 : 2; }
 constexpr int kStreamBarrierBytes = 16 * kStreamMaxStages;
-// Scales of tokens that factor out lie between the ring and the barriers.
+// Scales of tokens that factor out lie below the barriers.
 constexpr int stream_factor_bytes(int tokens, bool blocks) { return blocks ? 0 : tokens * 4; }
 // Scales in blocks, per unit of a stage: the tokens', and of as many blocks of rows as a tile can
 // touch.
@@ -60,17 +53,27 @@ constexpr int stream_all_units(int tokens) {
   const int fit = kStreamShared / ((8 + tokens) * kScaleBlock);
   return fit < kMost ? fit : kMost;
 }
-// Stages begin on 1,024 bytes, which the swizzle asks for. Sums take the ring's place at the end.
-constexpr int stream_ring_bytes(int shared, int tokens, bool blocks) {
+// Stages begin on 1,024 bytes, which the swizzle asks for. The ring, and sums of their own.
+constexpr int stream_ring_bytes(int tokens, bool blocks) {
   const int scales = blocks ? stream_all_units(tokens) * stream_scale_bytes(tokens) : 0;
-  return (shared - kStreamBarrierBytes - stream_factor_bytes(tokens, blocks) - scales) / 1024 * 1024;
+  const int bytes =
+      kStreamShared - kStreamBarrierBytes - stream_factor_bytes(tokens, blocks) - scales;
+  return bytes / 1024 * 1024;
+}
+// Rows of the weight that the two warpgroups' MMAs take together: 64, of which each has a part of
+// K, or 64 or 128 each.
+constexpr int stream_mma_rows(int rows) { return rows <= 64 ? 64 : rows <= 128 ? 128 : 256; }
+// Floats from one token's sums to the next in shared memory; the 4 keep a warp's writes apart.
+constexpr int stream_pitch(int mma_rows) { return mma_rows + 4; }
+constexpr int stream_sum_bytes(int tokens, int mma_rows) {
+  return (mma_rows == 64 ? 2 : 1) * tokens * stream_pitch(mma_rows) * 4;
 }
 
-// Divides the call and fills tokens, rows, tiles, parts, units, stages and shared. tokens: of the
-// kernel's tile, m at the most. at_once[p]: blocks with all of a multiprocessor's shared memory, in
-// clusters of p + 1, that the device holds at once.
-void stream_divide(int m, int n, int k, int tokens, bool blocks, const int (&at_once)[kStreamMaxParts],
-                   StreamParams* params);
+// Divides the call and fills tokens, rows, tiles, parts, clusters, units, stages and sums. tokens:
+// of the kernel's tile, m at the most. at_once[p]: blocks, in clusters of p + 1, that the device
+// holds at once, each with all of a multiprocessor's shared memory.
+void stream_divide(int m, int n, int k, int tokens, bool blocks,
+                   const int (&at_once)[kStreamMaxParts], StreamParams* params);
 
 // Divides, encodes the maps and launches `kernel`, whose shared memory limit was raised.
 Status stream_launch(const char* name, const void* kernel, int tokens, const ScaledMmArgs& args);

@@ -232,7 +232,7 @@ def store(record: Record, folder: Path | None = None) -> Path:
     folder = Path(folder) if folder is not None else user_folder()
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / file_name(record)
-    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    text = _text(data)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -245,6 +245,13 @@ def store(record: Record, folder: Path | None = None) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return target
+
+
+def _text(data: Mapping[str, Any]) -> str:
+    """JSON with a line for each row: a check has thousands."""
+    rest = {name: value for name, value in data.items() if name != "rows"}
+    rows = ",\n  ".join(json.dumps(row, allow_nan=False, separators=(",", ":")) for row in data["rows"])
+    return f'{json.dumps(rest, indent=1, allow_nan=False)[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n'
 
 
 def export(
@@ -328,13 +335,13 @@ def from_report(kind: str, report: Any, library: Any = None) -> Record:
 
 
 def _clean(value: Any) -> Any:
-    """JSON types only; a number that is not finite becomes its text, so that no file holds NaN."""
+    """JSON types only; six digits of a number, and one that is not finite as its text: no file holds NaN."""
     if isinstance(value, Mapping):
         return {str(key): _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)

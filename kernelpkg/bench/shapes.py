@@ -246,6 +246,7 @@ class Size:
 _8B = ("8B.gate_up", "8B.down", "8B.qkv", "8B.o")
 _70B = ("70B.gate_up", "70B.down", "70B.qkv", "70B.o")
 _FULL_MS = (16, 4096, *(m for m in MS if m not in (16, 4096)))
+_BLOCKS_64 = ("DSV3.o", "DSV3.qkv_a", "DSV3.expert_gate_up", "DSV3.q_b")
 _SWEEPS = (
     ("8B.gate_up", 64),
     ("8B.gate_up", 4096),
@@ -263,7 +264,7 @@ SIZES = {
     "default": Size(
         (
             *((shape, (16, 4096, 1, 64, 256, 1024)) for shape in _8B),
-            *((shape, (4096, 64)) for shape in ("DSV3.o", "DSV3.qkv_a", "DSV3.expert_gate_up", "DSV3.q_b")),
+            *((shape.name, (4096, 64) if shape.name in _BLOCKS_64 else (4096,)) for shape in DEEPSEEK),
             *((shape, (16, 1, 64)) for shape in _70B),
         ),
         (("8B.gate_up", 16), ("8B.gate_up", 4096)),

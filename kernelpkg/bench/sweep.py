@@ -74,7 +74,7 @@ def sweep_configurations(
 
 
 def dispatch_rows(kernel: str = "scaled_mm_sm90") -> list[dict[str, Any]]:
-    """The dispatch table of a route as rows: place, configuration, scales, m, k, rows, columns, blocks,
+    """The dispatch table of a route as rows: place, configuration, scales, m, rows, columns, blocks,
     per_sm, round, step, split. It is the data that the dispatcher reads, of everything that can be built.
 
     Raises UsageError for a kernel that has no table.
@@ -90,7 +90,6 @@ def dispatch_rows(kernel: str = "scaled_mm_sm90") -> list[dict[str, Any]]:
             "place": place,
             "configuration": one.label.replace("_", " "),
             "m": f"{one.min_m} to {one.max_m}" if one.max_m else f"from {one.min_m}",
-            "k": f"from {one.min_k}" if one.min_k else "any",
             **{name: getattr(one, name) for name in names},
         }
         for place, one in enumerate(tables[kernel])

@@ -1,6 +1,6 @@
 """The dispatch tables of scaled_mm: which tiles are built, and when each is chosen.
 
-A configuration is a tile with its schedule. Among those that take the M and K of a call, the one with the
+A configuration is a tile with its schedule. Among those that take the rows of a call, the one with the
 least `rounds * (round + step * ceil(K / 128))` is chosen, where `rounds` is how often every multiprocessor
 gets a block. A last round that is not full may be cut along K: it then costs `round + step * ceil(K / 128) /
 parts + split` instead. One that divides any N evenly (columns 0) costs `round + share * step *
@@ -28,7 +28,7 @@ class Configuration:
     label: what people read and what names the file, unique within a route and kind of scales.
     arguments: the template arguments after the type of a and the kind of scales.
     shared_memory: bytes per block, as the kernel says; its stand-in needs the same.
-    min_m, max_m: rows of a call that may choose it (max_m 0: no limit). min_k: values of K, likewise.
+    min_m, max_m: rows of a call that may choose it (max_m 0: no limit).
     rows, columns: of c that the blocks of one cluster compute together, whatever is swapped.
     blocks: of a cluster, or of a tile whose K is split.
     per_sm: blocks that share a multiprocessor.
@@ -54,7 +54,6 @@ class Configuration:
     round: float = 1.0
     step: float = 1.0
     split: float = 0.0
-    min_k: int = 0
     scales: str = "vector"
     activations: tuple[str, ...] = BOTH
     standins: tuple[str, ...] = ()
@@ -128,7 +127,6 @@ def _stream(rows: int, min_m: int, scales: str, round: float, step: float) -> Co
                          template="Sm90Stream", header="scaled_mm/sm90_stream.cuh")
 
 
-# Of many rows and few columns only a wide tile keeps up, at a K that hides its epilogue.
 SM90 = Route(
     gate="scaled_mm_sm90",
     enumerator="kSm90",
@@ -141,7 +139,7 @@ SM90 = Route(
         _stream(64, 33, "vector", 3.3, 0.264),
         _stream(128, 65, "vector", 4.2, 0.313),
         Configuration("64x128x128_pingpong_swapped", "64, 128, 128, 1, 1, Sm90Schedule::kPingpong, true",
-                      shared_memory=231424, min_m=129, max_m=0, rows=128, columns=64,
+                      shared_memory=231424, min_m=129, max_m=1024, rows=128, columns=64,
                       round=2.0, step=0.19),
         Configuration("128x96x128_pingpong_cluster2", "128, 96, 128, 2, 1, Sm90Schedule::kPingpong, false",
                       shared_memory=210432, min_m=129, max_m=0, rows=256, columns=96,
@@ -153,20 +151,16 @@ SM90 = Route(
         Configuration("128x128x128_pingpong_cluster2", "128, 128, 128, 2, 1, Sm90Schedule::kPingpong, false",
                       shared_memory=206336, min_m=129, max_m=0, rows=256, columns=128,
                       blocks=2, round=2.3, step=0.375, test=E4M3),
-        Configuration("128x256x128_cooperative_cluster1x2",
-                      "128, 256, 128, 1, 2, Sm90Schedule::kCooperative, false",
-                      shared_memory=215040, min_m=129, max_m=0, min_k=16384, rows=128, columns=512,
-                      blocks=2, round=3.5, step=0.75, activations=E4M3),
         _stream(16, 1, "block", 4.0, 0.25),
         _stream(32, 17, "block", 4.2, 0.262),
-        _stream(64, 33, "block", 4.8, 0.33),
-        _stream(128, 65, "block", 6.5, 0.52),
+        _stream(64, 33, "block", 6.0, 0.27),
+        _stream(128, 65, "block", 5.0, 0.41),
         Configuration("128x128x128_cooperative_cluster2",
                       "128, 128, 128, 1, 2, Sm90Schedule::kCooperative, false",
-                      shared_memory=218112, min_m=33, max_m=0, rows=128, columns=256,
-                      blocks=2, round=3.6, step=0.42, scales="block", activations=E4M3),
+                      shared_memory=218112, min_m=65, max_m=128, rows=128, columns=256,
+                      blocks=2, round=4.4, step=0.415, scales="block", activations=E4M3),
         Configuration("tiles_128", "128", shared_memory=229472, min_m=65, max_m=0, rows=256, columns=128,
-                      blocks=2, round=0.7, step=0.472, split=8.0, scales="block", test=E4M3,
+                      blocks=2, round=1.6, step=0.456, split=8.0, scales="block", test=E4M3,
                       cost_seconds=10.0, template="Sm90BlockTiles",
                       header="scaled_mm/sm90_block_tiles.cuh"),
     ),

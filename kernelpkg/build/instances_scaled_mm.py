@@ -27,7 +27,7 @@ def _source(
     element, a_type = ACTIVATIONS[act]
     kind, blocks = SCALES[one.scales]
     template, header = route.template_of(one, standin)
-    numbers = (place, one.min_m, one.max_m, one.min_k, one.rows, one.columns, one.blocks, one.per_sm)
+    numbers = (place, one.min_m, one.max_m, one.rows, one.columns, one.blocks, one.per_sm)
     costs = (one.round, one.step, one.split)
     row = ", ".join((*map(str, numbers), *map(_float, costs)))
     registry = "scaled_mm_standin_registry" if standin else "scaled_mm_registry"

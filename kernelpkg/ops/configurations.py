@@ -30,7 +30,7 @@ class Configuration:
 
     place: in the table, the `configuration` argument of the operator. label: for people. dtype: of a.
     block_scales: whether scales come in blocks of 128. min_m, max_m: rows of the calls that may choose it;
-    max_m 0: no limit. min_k: values of K, likewise. rows, columns: of the output that a cluster of `blocks`
+    max_m 0: no limit. rows, columns: of the output that a cluster of `blocks`
     thread blocks computes together; columns 0: any share. per_sm: blocks that share a multiprocessor. round,
     step: relative cost of a round of blocks, and of 128 values of K in it. split: of adding up parts of K,
     where a last round that is not full is cut along K; 0: it is not. shared_memory: bytes of a block.
@@ -45,7 +45,6 @@ class Configuration:
     block_scales: bool
     min_m: int
     max_m: int
-    min_k: int
     rows: int
     columns: int
     blocks: int
@@ -74,7 +73,6 @@ class _Kernel(ctypes.Structure):
                 "place",
                 "min_m",
                 "max_m",
-                "min_k",
                 "rows",
                 "columns",
                 "blocks",
@@ -155,7 +153,6 @@ def _configuration(found: _Kernel, route: str, standin: bool) -> Configuration:
         bool(found.block_scales),
         found.min_m,
         found.max_m,
-        found.min_k,
         found.rows,
         found.columns,
         found.blocks,

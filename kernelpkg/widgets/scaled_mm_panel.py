@@ -23,7 +23,6 @@ def dispatch(rows: Rows, kernel: str) -> View:
         Column("configuration", "configuration"),
         Column("scales", "scales"),
         Column("m", "M"),
-        Column("k", "K"),
         Column("tile", "rows x columns", "right"),
         Column("blocks", "blocks", "right"),
         Column("per_sm", "per SM", "right"),
@@ -43,7 +42,7 @@ def dispatch(rows: Rows, kernel: str) -> View:
         for row in map(dict, rows)
     ]
     note = (
-        "Among the rows that take the call's M and K and its kind of scales, dispatch takes the one with the "
+        "Among the rows that take the call's M and its kind of scales, dispatch takes the one with the "
         "least rounds x (round + step x ceil(K / 128)); a round fills every multiprocessor once. One with a "
         "split may cut a last round that is not full along K into parts, and pays split to add them up. One "
         "whose columns are a share gives each multiprocessor as much of the weight as the others, and pays "

@@ -23,7 +23,6 @@ def one(place: int, label: str, min_m: int, max_m: int, **more: Any) -> configur
         "block_scales": False,
         "shared_memory": 0,
         "standin": False,
-        "min_k": 0,
     }
     return configurations.Configuration(
         route="sm90", place=place, name=label, label=label, min_m=min_m, max_m=max_m, **cost | rest | more

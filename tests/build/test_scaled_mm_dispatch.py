@@ -24,15 +24,14 @@ static Status never(const ScaledMmArgs&, const ScaledMmDevice&) { return Status:
   static const ScaledMmInstance NAME{#NAME, #NAME, ScaledMmRoute::ROUTE, DType::A_TYPE, BLOCKS,     \
                                      ScaledMmRow{__VA_ARGS__}, 0, nullptr, none, never};            \
   static const ScaledMmRegistrar NAME##_registrar{REGISTRY(), NAME};
-// place, M from, M to, K from, rows, columns, blocks, per multiprocessor, round, step, split
-FAKE(stream, scaled_mm_registry, kSm90, kFloat8E4M3, false, 0, 1, 64, 0, 64, 0, 1, 1, 4.0f, 0.3f, 0.0f)
-FAKE(narrow, scaled_mm_registry, kSm90, kFloat8E4M3, false, 1, 33, 0, 0, 128, 64, 1, 1, 3.5f, 0.2f, 0.0f)
-FAKE(wide, scaled_mm_registry, kSm90, kFloat8E4M3, false, 2, 65, 0, 0, 512, 128, 2, 1, 1.5f, 0.75f, 0.0f)
-FAKE(blocks, scaled_mm_registry, kSm90, kFloat8E4M3, true, 3, 65, 0, 0, 128, 128, 1, 1, 1.0f, 1.0f, 0.0f)
-FAKE(cut, scaled_mm_registry, kSm90, kFloat8E4M3, true, 4, 257, 0, 0, 128, 128, 1, 1, 1.0f, 1.2f, 9.0f)
-FAKE(deep, scaled_mm_registry, kSm90, kFloat8E5M2, false, 2, 33, 0, 8192, 128, 64, 1, 1, 0.5f, 0.1f, 0.0f)
-FAKE(other, scaled_mm_registry, kSm90, kFloat8E5M2, false, 1, 33, 0, 0, 128, 64, 1, 1, 3.5f, 0.2f, 0.0f)
-FAKE(ada, scaled_mm_standin_registry, kSm89, kFloat8E4M3, false, 4, 17, 64, 0, 64, 64, 1, 1, 1.0f, 1.0f, 0.0f)
+// place, M from, M to, rows, columns, blocks, per multiprocessor, round, step, split
+FAKE(stream, scaled_mm_registry, kSm90, kFloat8E4M3, false, 0, 1, 64, 64, 0, 1, 1, 4.0f, 0.3f, 0.0f)
+FAKE(narrow, scaled_mm_registry, kSm90, kFloat8E4M3, false, 1, 33, 0, 128, 64, 1, 1, 3.5f, 0.2f, 0.0f)
+FAKE(wide, scaled_mm_registry, kSm90, kFloat8E4M3, false, 2, 65, 0, 512, 128, 2, 1, 1.5f, 0.75f, 0.0f)
+FAKE(blocks, scaled_mm_registry, kSm90, kFloat8E4M3, true, 3, 65, 0, 128, 128, 1, 1, 1.0f, 1.0f, 0.0f)
+FAKE(cut, scaled_mm_registry, kSm90, kFloat8E4M3, true, 4, 257, 0, 128, 128, 1, 1, 1.0f, 1.2f, 9.0f)
+FAKE(other, scaled_mm_registry, kSm90, kFloat8E5M2, false, 1, 33, 0, 128, 64, 1, 1, 3.5f, 0.2f, 0.0f)
+FAKE(ada, scaled_mm_standin_registry, kSm89, kFloat8E4M3, false, 4, 17, 64, 64, 64, 1, 1, 1.0f, 1.0f, 0.0f)
 
 static void choice(ScaledMmRoute route, DType a_type, bool blocks, int m, int n, int k, int sms,
                    bool standin = false) {
@@ -56,7 +55,6 @@ int main() {
   choice(hopper, e4m3, true, 4096, 4224, 16384, 132);  // 1056 tiles: eight rounds
   choice(hopper, e4m3, true, 4096, 640, 16384, 132);   // 160 tiles: 28 in a second round, cut into four
   choice(hopper, e5m2, false, 4096, 4096, 4096, 132);
-  choice(hopper, e5m2, false, 4096, 4096, 8192, 132);  // K from which the better one may be chosen
   choice(hopper, e5m2, true, 4096, 4096, 4096, 132);
   choice(ScaledMmRoute::kSm89, e4m3, false, 16, 4096, 4096, 132);
   choice(ScaledMmRoute::kSm89, e4m3, false, 16, 4096, 4096, 132, true);
@@ -110,7 +108,6 @@ CHOICES = [
     "blocks",
     "cut",
     "other",
-    "deep",
     "not built: this library holds no scaled_mm_sm90 kernel for float8_e5m2 activations "
     "with scales in blocks",
     "not built: this library holds no scaled_mm_sm89 kernel for float8_e4m3fn activations",

@@ -26,8 +26,8 @@ int main() {
       const int at_once[kStreamMaxParts] = {sms, sms / 2 * 2, 0, sms == 132 ? 120 : 0};
       StreamParams p = {};
       stream_divide(m, n, k, tokens, blocks != 0, at_once, &p);
-      std::printf("%d %d %d %d %d %d %d %d\n", p.tokens, p.rows, p.tiles, p.parts, p.units, p.stages,
-                  p.shared, stream_ring_bytes(p.shared, tokens, blocks != 0));
+      std::printf("%d %d %d %d %d %d %d %d %d\n", p.tokens, p.rows, p.tiles, p.parts, p.clusters, p.units,
+                  p.stages, p.sums, stream_ring_bytes(tokens, blocks != 0));
     } else {
       BlockTilesParams p = {};
       block_tiles_divide(m, n, k, 128, sms, &p);
@@ -91,8 +91,8 @@ def test_the_streaming_kernel_covers_n_and_k_with_two_stages_at_least(divide) ->
         for m in {1, 7, 8, 9, tokens // 2 + 1, tokens - 1, tokens}
     ]
     for case, found in zip(cases, divide(cases), strict=True):
-        m, n, k, tile, blocks, _ = case
-        tokens, rows, tiles, parts, units, stages, shared, ring = found
+        m, n, k, tile, _, sms = case
+        tokens, rows, tiles, parts, clusters, units, stages, sums_at, ring = found
         assert m <= tokens <= tile and tokens % 8 == 0, case
         assert rows % 8 == 0 and 8 <= rows <= 256 and tiles == -(-n // rows), case
         assert parts in (1, 2, 4) and parts <= -(-k // 128), case
@@ -101,10 +101,13 @@ def test_the_streaming_kernel_covers_n_and_k_with_two_stages_at_least(divide) ->
         unit = (rows + tokens) * 128
         read = 64 if rows <= 64 else 128 if rows <= 128 else 256
         beyond = max(0, read * 128 - unit, (tile - tokens) * 128)
-        assert stages * units * unit + beyond <= ring < shared <= 232448, case
-        # Sums take the ring's place at the end, twice where two warpgroups each have a part of K.
-        pitch = 68 if rows <= 64 else (260 if tile <= (32 if blocks else 64) else 132)
-        assert (2 if rows <= 64 else 1) * tile * pitch * 4 <= shared, case
+        filled = stages * units * unit + beyond
+        assert filled <= ring < 232448 and clusters == min(tiles, sms // parts), case
+        # Sums, twice where two warpgroups each have a part of K, lie in the ring, or behind it where the
+        # next tile is on its way there.
+        sums = (2 if rows <= 64 else 1) * tile * (read + 4) * 4
+        assert (sums_at == 0) == (clusters == tiles) and sums_at + sums <= ring, case
+        assert sums_at == 0 or filled <= sums_at, case
 
 
 def test_the_tiled_kernel_cuts_only_a_last_round_that_is_not_full(divide) -> None:
