@@ -57,8 +57,10 @@ from importlib.machinery import PathFinder
 sys.meta_path.insert(0, PathFinder)
 """
 BUILD = """
-import json, threading
+import json, signal, threading
 from kernelpkg.build import build, catalogue
+# A shell starts its background jobs, and so perhaps these tests, with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 assert catalogue.REPOSITORY == __import__("pathlib").Path(__file__).parent, catalogue.REPOSITORY
 events, cancel = [], threading.Event()
 def on_event(event):
