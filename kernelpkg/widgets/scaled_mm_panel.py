@@ -66,7 +66,7 @@ def sweep(rows: Rows, shape: str | None = None) -> View:
         Column("us", "median µs", "right"),
         Column("chosen", "dispatch"),
         Column("loss", "loss of the choice, %", "right"),
-        Column("reason", "not timed because", "wrap"),
+        Column("reason", "not timed because", "wrap", optional=True),
     ]
 
     def line(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def costs(rows: Rows) -> View:
         Column("next", "next multiple up", "right"),
         Column("next_us", "its µs", "right"),
         Column("longer", "longer by, %", "right"),
-        Column("reason", "not timed because", "wrap"),
+        Column("reason", "not timed because", "wrap", optional=True),
     ]
 
     def line(row: Mapping[str, Any]) -> dict[str, Any]:

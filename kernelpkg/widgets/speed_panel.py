@@ -207,15 +207,19 @@ def peers(rows: Rows, table: Mapping[str, Any]) -> View:
             )
     if not out:
         return nothing("No row here has a counterpart in the table of peers.")
+    layers = list(dict.fromkeys(line["shape"] for line in out))
+    out.sort(key=lambda line: (layers.index(line["shape"]), line["kernel"], line["m"]))
     columns = [
         Column("shape", "shape"),
         Column("kernel", "kernel"),
         Column("m", "M", "right"),
         Column("ours", "ours / bf16", "right"),
         Column("theirs", "vLLM / bf16", "right"),
-        Column("label", "label of ours", "wrap"),
     ]
-    caption = f"Time as a part of the bf16 time of the same run; vLLM: {table.get('label', 'NVIDIA H200')}"
+    caption = (
+        f"Time as a part of the bf16 time of the same run; ours: {label_of(out)}; vLLM: "
+        f"{table.get('label', 'NVIDIA H200')}"
+    )
     html = f"<details open><summary>{esc(caption)}</summary>{html_table(columns, out)}</details>"
     return View(text_table(columns, out, caption), Markup(html))
 

@@ -96,12 +96,14 @@ class Column:
     """One column of a table.
 
     The row's key, the heading, and how it is set: 'left', 'right', 'centre' or 'wrap'.
+    optional: `table` leaves it out where no row has a word for it.
     """
 
     key: str
     title: str
     align: str = "left"
     hot: bool = False
+    optional: bool = False
 
 
 _CLASS = {"left": "", "right": "kp-r", "centre": "kp-c", "wrap": "kp-w"}
@@ -177,6 +179,7 @@ def table(
 
     Cells that are Markup give their text to the text form.
     """
+    columns = [c for c in columns if not c.optional or any(row.get(c.key) for row in rows)]
     plain = [{key: strip(value) for key, value in row.items()} for row in rows]
     text = text_table(columns, plain, caption) + (f"\n{note}" if note else "")
     below = f'<p class="kp-note">{esc(note)}</p>' if note else ""

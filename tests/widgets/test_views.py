@@ -286,6 +286,20 @@ def test_peers_are_compared_as_ratios() -> None:
     assert "No row" in speed_panel.peers(ROWS, {"rows": []}).text
 
 
+def test_peers_stand_in_the_order_of_the_layers_and_of_m() -> None:
+    ratios = {"vllm_marlin_w8a16": 0.7}
+    peers = {"rows": [{"k": 4096, "n": 4096, "m": m, "ratio_to_bf16": ratios} for m in (1, 16, 256)]}
+    first = next(row for row in ROWS if row["kernel"] == "marlin_w8a16")
+    text = speed_panel.peers([first | {"m": m} for m in (16, 256, 1)], peers).text
+    assert [int(line.split()[2]) for line in text.splitlines()[3:]] == [1, 16, 256]
+
+
+def test_a_column_nobody_fills_is_left_out_where_it_may() -> None:
+    columns = [Column("a", "first"), Column("b", "second", optional=True)]
+    assert "second" not in table(columns, [{"a": 1, "b": ""}]).text
+    assert "second" in table(columns, [{"a": 1, "b": ""}, {"a": 2, "b": "why"}]).html
+
+
 def check_row(value: float, bound: float, case: str = "m1") -> dict[str, Any]:
     passed = value <= bound
     return {
