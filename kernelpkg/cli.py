@@ -151,7 +151,10 @@ def gates(
 @app.command()
 def build(
     arch: Annotated[str | None, typer.Option(help="native, or targets such as 9.0a,12.0f.")] = None,
-    kernel_set: Annotated[str | None, typer.Option("--set", help="test (a subset) or release (all).")] = None,
+    kernel_set: Annotated[
+        str | None,
+        typer.Option("--set", help="test (a subset) or release (all); release where a GPU is here."),
+    ] = None,
     with_native: Annotated[bool, typer.Option(help="Also build for the GPUs here, if any.")] = False,
     build_dir: Annotated[Path | None, typer.Option(help="Folder of builds (default: build/).")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Parallel compiles (default: by memory).")] = None,
@@ -280,7 +283,8 @@ def explain(
     for wish in require or ():
         ladder.require(wish, kernels=split(kernel))
     if any(rung.status == "fail" and rung.rung != "admitted" for rung in rungs):
-        raise CheckFailed("A rung failed; see the table.")
+        failed = [r for r in rungs if r.status == "fail" and r.rung != "admitted"]
+        raise CheckFailed("; ".join(f"{r.kernel} fails the rung {r.rung}: {r.reason}" for r in failed))
 
 
 @app.command()

@@ -78,7 +78,7 @@ ScaledMmArgs check_scaled_mm(const char* op, const Tensor& a, const Tensor& b, c
   }
   if (configuration < -1 || configuration > kMaxInt) {
     refuse_parts(op, "configuration is ", configuration, "; it must be a place in the route's table of "
-                 "configurations (kernelpkg.ops.configurations), or -1 for the dispatcher's choice");
+                 "configurations (ops.configurations), or -1 for the dispatcher's choice");
   }
   const int64_t n = b.size(1), k = b.size(0);
   check_size(op, "K", k, kMaxExtent);

@@ -27,9 +27,7 @@ def require_cuda(device: str) -> None:
         where = torch.device(device)
     except RuntimeError:
         raise UsageError(f"device is {device!r}; name one as cuda:0.") from None
-    advice = (
-        "Nothing was timed; recorded figures are shown by `kernelpkg records` and `bench.recorded_report()`."
-    )
+    advice = "Nothing was timed; the notebook 04_speed shows recorded figures."
     if where.type != "cuda":
         raise NothingRan(f"The bench times CUDA kernels and was given the device {device!r}. {advice}")
     if not torch.cuda.is_available():

@@ -272,14 +272,14 @@ def scaled_mm_rows(
     the arithmetic in words. Dispatch chooses among what the library here holds: empty where there is no
     library, or none with such a kernel. Every row is labelled as projected. Imports torch.
     """
-    from kernelpkg.ops import configurations as table
+    from kernelpkg.ops import dispatch as table
 
     rows = []
     for row in map(device_row, devices):
         for shape in map(shape_of, shapes):
             for m in ms:
                 try:
-                    one = table.choose(
+                    one = table.choose_configuration(
                         kernel,
                         m,
                         shape.n,

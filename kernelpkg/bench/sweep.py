@@ -122,7 +122,7 @@ def sweep_point(stand: Any, kernel: str, layer: Any, m: int, block_scales: bool)
     from kernelpkg.bench.contenders import scaled_mm
     from kernelpkg.bench.point import rounded
     from kernelpkg.bench.stand import time_together
-    from kernelpkg.ops import configurations as table
+    from kernelpkg.ops import dispatch as table
 
     shape, variant = layer.shape, BLOCK if block_scales else VARIANTS[kernel][0]
     route, standin = STANDS_FOR.get(kernel, kernel), kernel in STANDS_FOR
@@ -140,7 +140,7 @@ def sweep_point(stand: Any, kernel: str, layer: Any, m: int, block_scales: bool)
     }
     outcomes = time_together(stand, makers, SECONDS)
     processors = stand.facts["multiprocessors"]
-    choice = table.choose(
+    choice = table.choose_configuration(
         route, m, shape.n, shape.k, multiprocessors=processors, block_scales=block_scales, standin=standin
     )
     times = {place: out.microseconds for place, out in outcomes.items() if out.microseconds}

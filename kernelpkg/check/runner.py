@@ -22,7 +22,7 @@ from kernelpkg.check.refusals import Refusal, gate_refusals, missed, refusals_fo
 from kernelpkg.check.report import CheckReport, Row
 from kernelpkg.errors import MachineUnfit, UsageError
 from kernelpkg.gates import gate
-from kernelpkg.ops.configurations import Configuration
+from kernelpkg.ops.dispatch import Configuration
 from kernelpkg.ops.functional import device_capability
 from kernelpkg.ops.kernels import KERNELS, Kernel, kernel
 from kernelpkg.ops.load import load

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from kernelpkg.check.cases import Case
-from kernelpkg.ops.configurations import Configuration, configurations
+from kernelpkg.ops.dispatch import Configuration, configurations
 from kernelpkg.ops.kernels import Kernel
 
 

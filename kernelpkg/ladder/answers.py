@@ -17,6 +17,7 @@ from kernelpkg.ladder.rung import RUNGS, THIS, Label, Rung, by_kernel, elsewhere
 # The kernels a user may call; evidence kernels and the repacking are answered for when they are named.
 KERNELS = tuple(kernel for kernel in GATE_OF if kernel not in STANDS_FOR and kernel != "marlin_repack")
 BRIEF_LINES = 39
+_FAILS = " fail ["  # in a reason of `brief`
 
 
 def explain(
@@ -134,7 +135,9 @@ def live_checks(
 
 
 def brief(rungs: Sequence[Rung]) -> str:
-    """The ladder as a block of text under 40 lines: one line a kernel, then why it stops where it stops."""
+    """The ladder as a block of text under 40 lines: one line a kernel, then why it stops where it stops,
+    failures first and whole.
+    """
     if not rungs:
         return "kernelpkg explain: no rung was asked for"
     lines = [f"kernelpkg {__version__}, capability {rungs[0].capability}{_library_line(rungs)}"]
@@ -154,11 +157,12 @@ def brief(rungs: Sequence[Rung]) -> str:
                 continue  # what is not built cannot load: one reason is enough
             if rung and (rung.status != "pass" or name in ("correct", "fast")):
                 reasons.append(f"{kernel} {name} {rung.status} [{rung.label}]: {rung.reason}")
+    reasons.sort(key=lambda reason: _FAILS not in reason)
     room = BRIEF_LINES - len(lines)
     if len(reasons) > room:
         left_out = len(reasons) - (room - 1)
-        reasons = [*_first(reasons, room - 1), f"({left_out} more reason(s): kernelpkg explain)"]
-    return "\n".join(_shortened(line) for line in (*lines, *reasons))
+        reasons = [*reasons[: room - 1], f"({left_out} more reason(s): kernelpkg explain)"]
+    return "\n".join(line if _FAILS in line else _shortened(line) for line in (*lines, *reasons))
 
 
 def _marks(answers: Mapping[str, Rung]) -> str:
@@ -178,12 +182,6 @@ def _mark(rung: Rung | None) -> str:
 
 def _shortened(line: str, limit: int = 240) -> str:
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
-
-
-def _first(reasons: Sequence[str], room: int) -> list[str]:
-    """As many reasons as there is room for, failures first, in their order."""
-    ranked = sorted(range(len(reasons)), key=lambda at: (" fail [" not in reasons[at], at))[:room]
-    return [reasons[at] for at in sorted(ranked)]
 
 
 def _library_line(rungs: Sequence[Rung]) -> str:

@@ -29,7 +29,7 @@ SAME_SOURCE_GATE = "marlin_16bit"
 @dataclass(frozen=True, slots=True)
 class Source:
     """Rows of one kernel from one run. who: for the label. stale: as `records.stale`; False for rows made
-    here.
+    here. notes: what whoever recorded the run found out about this kernel.
     """
 
     kernel: str
@@ -38,6 +38,7 @@ class Source:
     day: str
     rows: tuple[Mapping[str, Any], ...]
     stale: bool | None
+    notes: tuple[str, ...] = ()
 
 
 class Sources:
@@ -81,7 +82,8 @@ class Sources:
                 continue
             if (rows := record.rows_of(kernel)) and _tells(kind, rows):
                 stale = self._is_stale(index, record, kernel)
-                found.append(Source(kernel, where, record.source, record.day, rows, stale))
+                notes = tuple(note for note in record.details.get("notes", ()) if kernel in note)
+                found.append(Source(kernel, where, record.source, record.day, rows, stale, notes))
         return found
 
     def _is_stale(self, index: int, record: Record, kernel: str) -> bool | None:
@@ -140,9 +142,9 @@ def correct(kernel: str, capability: Capability, sources: Sources) -> Rung:
         return Rung(kernel, str(capability), "correct", "fail", reason, evidence, label)
     reason = f"{ran} held"
     if worst:
-        reason += f"; worst {worst['metric']} {worst['value']:.3g} of the bound {worst['bound']:.3g}"
-    if dirty := [tool for tool, status in evidence["sanitizer"].items() if status == "errors"]:
-        reason = f"{reason}; but compute-sanitizer's {' and '.join(dirty)} found errors in {source.kernel}."
+        reason += f"; nearest its bound: {worst['metric']} {worst['value']:.3g} of {worst['bound']:.3g}"
+    if found_by := _findings(sources, source):
+        reason = f"{reason}; but compute-sanitizer found errors in {source.kernel}: {found_by}"
         return Rung(kernel, str(capability), "correct", "fail", reason, evidence, label)
     if on_what == STANDIN:
         reason += "; the same source for another target, which leaves this device's own tensor cores open"
@@ -151,11 +153,33 @@ def correct(kernel: str, capability: Capability, sources: Sources) -> Rung:
 
 def sanitized(sources: Sources, source: Source) -> dict[str, str]:
     """tool -> 'clean', 'errors' or 'not run' for a source's kernel and capability; fresh records only."""
-    found: dict[str, str] = {}
+    return {tool: str(row["status"]) for tool, (row, _) in _sanitizer_rows(sources, source).items()}
+
+
+def _findings(sources: Sources, source: Source) -> str:
+    """What the sanitizer's tools found and what was noted of it, in sentences; '' where nothing was found."""
+    dirty = {
+        tool: found
+        for tool, found in _sanitizer_rows(sources, source).items()
+        if found[0]["status"] == "errors"
+    }
+    if not dirty:
+        return ""
+    told = [
+        f"{tool} reports {str(row.get('detail') or 'errors').split(';')[0]}"
+        for tool, (row, _) in dirty.items()
+    ]
+    notes = dict.fromkeys(note for _, notes in dirty.values() for note in notes)
+    return " ".join((f"{'; '.join(told)}.", *notes))
+
+
+def _sanitizer_rows(sources: Sources, source: Source) -> dict[str, tuple[Mapping[str, Any], tuple[str, ...]]]:
+    """tool -> its newest row for a source's kernel and capability, and the notes of that record."""
+    found: dict[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {}
     for one in sources.find("sanitizer", source.kernel, source.capability):
         if one.stale is False:
             for row in one.rows:
-                found.setdefault(str(row["tool"]), str(row["status"]))
+                found.setdefault(str(row["tool"]), (row, one.notes))
     return found
 
 

@@ -9,6 +9,7 @@
 On CUDA tensors the gate table is asked first; on CPU tensors a reference with the same semantics runs.
 """
 
+from kernelpkg.ops.dispatch import Configuration, choose_configuration, configurations
 from kernelpkg.ops.formats import FORMATS, Format, WeightFormat
 from kernelpkg.ops.functional import cutlass_scaled_mm, marlin_gemm
 from kernelpkg.ops.kernels import KERNELS, Kernel, kernel
@@ -52,11 +53,14 @@ __all__ = [
     "E5M2_MAX",
     "FORMATS",
     "KERNELS",
+    "Configuration",
     "Format",
     "Kernel",
     "PackedWeight",
     "Support",
     "WeightFormat",
+    "choose_configuration",
+    "configurations",
     "cutlass_scaled_mm",
     "dequantize_mxfp8_rows",
     "dequantize_nvfp4_rows",

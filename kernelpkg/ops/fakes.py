@@ -1,7 +1,8 @@
 """Fake (shape-only) implementations for torch.compile and meta tensors, registered when the library is
 loaded.
 
-They know shapes and dtypes and no more: values and alignments are refused by the operators when they run.
+They know shapes, activation dtypes and devices: scales, values and alignments are refused by the operators
+when they run.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from kernelpkg.ops import microscaling
 from kernelpkg.ops.formats import FORMATS, packed_shape
+from kernelpkg.ops.functional import one_device
 
 _FP8 = torch.float8_e4m3fn
+_SCALED_MM_TYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 _BY_CODE = {entry.code: entry for entry in FORMATS.values()}
 
 
@@ -29,6 +32,7 @@ def _marlin_gemm(
     group_size: int,
     output_scale: float,
 ) -> Tensor:
+    one_device("marlin_gemm", a, b_packed=b_packed, b_scales=b_scales, a_scales=a_scales, bias=bias)
     torch._check(a.dim() == 2, lambda: f"marlin_gemm: a has {a.dim()} dimensions; it must be [M, K]")
     torch._check(
         a.shape[1] == size_k, lambda: f"marlin_gemm: a has K = {a.shape[1]} and the weight K = {size_k}"
@@ -53,6 +57,14 @@ def _scaled_mm(
     out_dtype: torch.dtype,
     configuration: int = -1,
 ) -> Tensor:
+    one_device("cutlass_scaled_mm", a, b=b, a_scales=a_scales, b_scales=b_scales, bias=bias)
+    torch._check(
+        a.dtype in _SCALED_MM_TYPES and b.dtype == _FP8,
+        lambda: (
+            f"cutlass_scaled_mm: a is {a.dtype} and b {b.dtype}; a must be float8_e4m3fn or float8_e5m2 "
+            "and b float8_e4m3fn"
+        ),
+    )
     torch._check(
         a.dim() == 2 and b.dim() == 2,
         lambda: (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kernelpkg.arch import Capability
+from kernelpkg.errors import UsageError
 from kernelpkg.gates import gate
 from kernelpkg.ops.load import load
 from kernelpkg.ops.packed import PackedWeight
@@ -37,7 +38,16 @@ def marlin_gemm(
     FP8 activations on a device that emulates FP8 MMA are refused (GateRefusal) unless allow_emulation is
     True: then the emulated evidence build runs, slowly. On CPU tensors the reference runs and no gate is
     asked.
+
+    Raises kernelpkg.gates.GateRefusal on a device that no gate of it admits, ValueError for arguments that do
+    not fit, UsageError (a ValueError) where no library is built.
     """
+    if not isinstance(weight, PackedWeight):
+        raise UsageError(
+            f"marlin_gemm: weight is a {type(weight).__name__}; it must be a PackedWeight, as "
+            "ops.pack_marlin_weight or checkpoint.load_layer makes it"
+        )
+    require_tensors("marlin_gemm", a=a)
     load()
     arguments = (
         a,
@@ -60,34 +70,70 @@ def marlin_gemm(
 def cutlass_scaled_mm(
     a: Tensor,
     b: Tensor,
-    scale_a: Tensor,
-    scale_b: Tensor,
+    a_scales: Tensor,
+    b_scales: Tensor,
     out_dtype: torch.dtype = torch.bfloat16,
     bias: Tensor | None = None,
     configuration: int = -1,
 ) -> Tensor:
-    """(scale_a * a) @ (scale_b * b) + bias: [M, N] in out_dtype (bfloat16 or float16).
+    """(a_scales * a) @ (b_scales * b) + bias: [M, N] in out_dtype (bfloat16 or float16).
 
     a: float8_e4m3fn or float8_e5m2 [M, K] row-major; b: float8_e4m3fn [K, N] column-major
-    (`to_column_major`). Any M, N and K.
+    (`to_column_major`). Any M, also 0; any N and K from 1 on.
 
-    Scales are float32, of one of two kinds. Either scale_a is one value or M (`quantize_fp8_per_token`) and
-    scale_b one value or N (`quantize_fp8_per_channel`), in any pairing; or both come in blocks of 128:
-    scale_a [M, ceil(K/128)] (`quantize_fp8_per_token_group`) and scale_b [ceil(K/128), ceil(N/128)]
+    Scales are float32, of one of two kinds. Either a_scales is one value or M (`quantize_fp8_per_token`) and
+    b_scales one value or N (`quantize_fp8_per_channel`), in any pairing; or both come in blocks of 128:
+    a_scales [M, ceil(K/128)] (`quantize_fp8_per_token_group`) and b_scales [ceil(K/128), ceil(N/128)]
     (`quantize_fp8_blocks`), with any strides. bias: [N] in out_dtype.
 
     Rows of a and columns of b that do not start on 16 bytes are copied first, at every call: for a weight
     whose K is no multiple of 16, `pad_scaled_mm_weight` does that once.
 
-    configuration: a place in the table of the device's route (`kernelpkg.ops.configurations`); -1 leaves the
-    choice to the dispatcher. The CPU has no configurations and passes over it.
+    configuration: a place in the table of the device's route (`ops.configurations`); -1 leaves the choice to
+    the dispatcher. The CPU has no configurations and passes over it.
 
-    Raises GateRefusal on a device that no scaled_mm gate admits. On CPU tensors the reference runs.
+    On CPU tensors the reference runs. Raises kernelpkg.gates.GateRefusal on a device that no scaled_mm gate
+    admits, ValueError for arguments that do not fit, UsageError (a ValueError) where no library is built.
     """
+    require_tensors("cutlass_scaled_mm", a=a, b=b, a_scales=a_scales, b_scales=b_scales)
+    require_dtype("cutlass_scaled_mm", out_dtype)
+    if not isinstance(configuration, int):
+        raise UsageError(
+            f"cutlass_scaled_mm: configuration is {configuration!r}; it must be the place of a row of "
+            "ops.configurations, or -1 for the dispatcher's choice"
+        )
     load()
     if a.is_cuda:
         _scaled_mm_admitted(a.device.index or 0)
-    return torch.ops.kernelpkg.cutlass_scaled_mm(a, b, scale_a, scale_b, bias, out_dtype, configuration)
+    return torch.ops.kernelpkg.cutlass_scaled_mm(a, b, a_scales, b_scales, bias, out_dtype, configuration)
+
+
+def require_tensors(op: str, **given: object) -> None:
+    """Raises UsageError for what is no tensor, which torch would refuse without the argument's name."""
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            what = "None" if value is None else f"a {type(value).__name__}"
+            raise UsageError(f"{op}: {name} is {what}; it must be a tensor")
+
+
+def one_device(op: str, a: Tensor, **others: Tensor | None) -> None:
+    """For the fakes. One meta tensor among others leads torch to the fake, whose output would then lie on a's
+    device and hold nothing. Raises RuntimeError.
+    """
+    for name, other in others.items():
+        torch._check(
+            other is None or other.device == a.device,
+            lambda name=name, other=other: (
+                f"{op}: {name} is on {other.device} and a on {a.device}; all tensors must be on one device, "
+                "move them with .to()"
+            ),
+        )
+
+
+def require_dtype(op: str, out_dtype: object) -> None:
+    """Raises UsageError for what is no dtype at all; which dtypes may be is the operator's to say."""
+    if not isinstance(out_dtype, torch.dtype):
+        raise UsageError(f"{op}: out_dtype is {out_dtype!r}; it must be torch.bfloat16 or torch.float16")
 
 
 # torch.compile evaluates these two while it traces, and keeps the answer: a device's capability does not

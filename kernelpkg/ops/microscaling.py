@@ -4,6 +4,11 @@
     b, b_scales = ops.quantize_mxfp8_rows(weight)  # weight [N, K], as torch.nn.Linear keeps it
     y = ops.mxfp8_scaled_mm(a, b, ops.swizzle_scales(a_scales), ops.swizzle_scales(b_scales))
 
+    a, a_scales, a_global = ops.quantize_nvfp4_rows(x)
+    b, b_scales, b_global = ops.quantize_nvfp4_rows(weight)
+    swizzled = ops.swizzle_scales(a_scales), ops.swizzle_scales(b_scales)
+    y = ops.nvfp4_scaled_mm(a, b, *swizzled, alpha=a_global * b_global)
+
 Both operands are [rows, K]: rows of a are tokens, rows of b are channels. MXFP8 is e4m3 with a power of two
 (e8m0) per 32 values, NVFP4 is e2m1 with an e4m3 scale per 16 values and one float32 for the whole tensor. The
 GEMMs take scales in the order the tensor cores read them, which `swizzle_scales` makes.
@@ -16,7 +21,7 @@ from torch import Tensor
 
 from kernelpkg.errors import UsageError
 from kernelpkg.gates import gate
-from kernelpkg.ops.functional import device_capability
+from kernelpkg.ops.functional import device_capability, one_device, require_dtype, require_tensors
 from kernelpkg.ops.load import load
 from kernelpkg.ops.quantize import E2M1_MAX, E4M3_MAX, e2m1_codes, e8m0_codes
 from kernelpkg.ops.reference import E2M1
@@ -123,9 +128,12 @@ def mxfp8_scaled_mm(
     b_scales: uint8 or float8_e8m0fnu as `swizzle_scales` orders them; padding may be any scale but NaN. bias:
     [N] in out_dtype. Rows that do not start on 16 bytes are copied first.
 
-    Raises GateRefusal on a device that the gate scaled_mm_sm120 does not admit. On CPU tensors the reference
-    runs.
+    On CPU tensors the reference runs. Raises kernelpkg.gates.GateRefusal on a device that the gate
+    scaled_mm_sm120 does not admit, ValueError for arguments that do not fit, UsageError (a ValueError) where
+    no library is built.
     """
+    require_tensors("mxfp8_scaled_mm", a=a, b=b, a_scales=a_scales, b_scales=b_scales)
+    require_dtype("mxfp8_scaled_mm", out_dtype)
     load()
     if a.is_cuda:
         _admitted(a.device.index or 0)
@@ -137,7 +145,7 @@ def nvfp4_scaled_mm(
     b: Tensor,
     a_scales: Tensor,
     b_scales: Tensor,
-    alpha: float = 1.0,
+    alpha: float,
     out_dtype: torch.dtype = torch.bfloat16,
     bias: Tensor | None = None,
 ) -> Tensor:
@@ -148,6 +156,10 @@ def nvfp4_scaled_mm(
     negative, as `swizzle_scales` orders them. alpha: the product of both global scales. Otherwise as
     `mxfp8_scaled_mm`.
     """
+    require_tensors("nvfp4_scaled_mm", a=a, b=b, a_scales=a_scales, b_scales=b_scales)
+    require_dtype("nvfp4_scaled_mm", out_dtype)
+    if not isinstance(alpha, int | float):
+        raise UsageError(f"nvfp4_scaled_mm: alpha is {alpha!r}; it must be the product of both global scales")
     load()
     if a.is_cuda:
         _admitted(a.device.index or 0)
@@ -172,6 +184,7 @@ def _rows(x: Tensor) -> Tensor:
 def _mxfp8_fake(
     a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Tensor | None, out_dtype: torch.dtype
 ) -> Tensor:
+    one_device("scaled_mm", a, b=b, a_scales=a_scales, b_scales=b_scales, bias=bias)
     torch._check(
         a.dim() == 2 and b.dim() == 2,
         lambda: f"a has {a.dim()} and b {b.dim()} dimensions; they must be [M, K] and [N, K]",

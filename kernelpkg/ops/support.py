@@ -8,10 +8,11 @@ import torch
 
 from kernelpkg.arch import Capability, Image, Target, best_image
 from kernelpkg.build import LibraryInfo, find_library
+from kernelpkg.build.configurations_scaled_mm import ROUTES
 from kernelpkg.build.targets import native_targets
 from kernelpkg.errors import UsageError
 from kernelpkg.gates import GateRefusal, gate
-from kernelpkg.ops.configurations import configurations
+from kernelpkg.ops.dispatch import configurations
 from kernelpkg.ops.functional import device_capability, scaled_mm_gate
 from kernelpkg.ops.kernels import KERNELS, Kernel, kernel
 from kernelpkg.ops.load import loaded
@@ -106,9 +107,16 @@ def _holds(
     """
     targets = library.manifest.get("kernels", {}).get(entry.name, {}).get("targets", [])
     asked = entry.family == "scaled_mm" and library == loaded()
+    if entry.family == "scaled_mm" and not _made(entry, block_scales, dtype):
+        instead = (
+            "give scales per tensor, token or channel, or take marlin_gemm for weights in 128x128 blocks"
+            if block_scales
+            else "take float8_e4m3fn"
+        )
+        return False, f"no build of {entry.name} takes {_kind(block_scales, dtype)}; {instead}"
     if asked and not _registered(entry, block_scales, dtype):
-        kind = _kind(block_scales, dtype)
-        return False, f"{library.path} holds no {entry.name} for {kind}; run {_build_for(capability)}"
+        kind, whole = _kind(block_scales, dtype), _build_for(capability, "--set release ")
+        return False, f"{library.path} holds no {entry.name} for {kind}; run {whole}"
     if not library.manifest:
         if not asked:
             return None, f"{library.path} has no manifest beside it; `kernelpkg inspect` reads what it holds"
@@ -126,6 +134,18 @@ def _holds(
     return load_answer.native, f"{load_answer.reason}{again}"
 
 
+def _made(entry: Kernel, block_scales: bool, dtype: torch.dtype) -> bool:
+    """Whether a release build has a kernel of scaled_mm for this kind of call."""
+    scales = "block" if block_scales else "vector"
+    element = str(dtype).removeprefix("torch.float8_").removesuffix("fn")
+    return any(
+        one.scales == scales and element in (one.standins if entry.evidence else one.activations)
+        for route in ROUTES
+        if route.gate == (entry.shown_for or entry.name)
+        for one in route.configurations
+    )
+
+
 def _registered(entry: Kernel, block_scales: bool, dtype: torch.dtype) -> bool:
     """Whether the loaded library has a kernel of scaled_mm for this kind of call."""
     standin = entry.evidence is not None
@@ -140,9 +160,9 @@ def _kind(block_scales: bool, dtype: torch.dtype) -> str:
     return f"{str(dtype).removeprefix('torch.')} activations" + " with scales in blocks" * block_scales
 
 
-def _build_for(capability: Capability) -> str:
+def _build_for(capability: Capability, chosen_set: str = "") -> str:
     """The command that builds what a device of this capability runs."""
-    return f"`kernelpkg build --arch {','.join(map(str, native_targets(capability)))}`"
+    return f"`kernelpkg build {chosen_set}--arch {','.join(map(str, native_targets(capability)))}`"
 
 
 def _known(op: str, block_scales: bool, dtype: torch.dtype) -> None:

@@ -206,7 +206,7 @@ def test_projection_of_a_device_that_is_not_here() -> None:
 def test_waves_of_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from kernelpkg.ops import configurations
+    from kernelpkg.ops import dispatch
 
     asked = []
 
@@ -214,7 +214,7 @@ def test_waves_of_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> 
         asked.append((route, m, n, k, rest))
         return SimpleNamespace(label="32x64x128", rows=32, columns=64, blocks=1, per_sm=1)
 
-    monkeypatch.setattr(configurations, "choose", choose)
+    monkeypatch.setattr(dispatch, "choose_configuration", choose)
     spark, card = bench.scaled_mm_rows(shapes=("8B.o",), ms=(64,))
     assert asked[0] == ("scaled_mm_sm120", 64, 4096, 4096, {"multiprocessors": 48, "block_scales": False})
     assert asked[1][4] == {"multiprocessors": 170, "block_scales": False}

@@ -11,12 +11,12 @@ import torch
 from kernelpkg import bench
 from kernelpkg.bench import shapes, sweep
 from kernelpkg.errors import NothingRan, UsageError
-from kernelpkg.ops import configurations
+from kernelpkg.ops import dispatch
 
 SHAPE = shapes.shape_of((256, 192))
 
 
-def one(place: int, label: str, min_m: int, max_m: int, **more: Any) -> configurations.Configuration:
+def one(place: int, label: str, min_m: int, max_m: int, **more: Any) -> dispatch.Configuration:
     cost = {"rows": 64, "columns": 64, "blocks": 1, "per_sm": 1, "round": 1.0, "step": 1.0, "split": 0.0}
     rest = {
         "dtype": torch.float8_e4m3fn,
@@ -24,7 +24,7 @@ def one(place: int, label: str, min_m: int, max_m: int, **more: Any) -> configur
         "shared_memory": 0,
         "standin": False,
     }
-    return configurations.Configuration(
+    return dispatch.Configuration(
         route="sm90", place=place, name=label, label=label, min_m=min_m, max_m=max_m, **cost | rest | more
     )
 
@@ -43,12 +43,12 @@ def table(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Dispatch over TABLE: takes `place`, remembers what it was asked."""
     seen = SimpleNamespace(place=0, asked=[])
 
-    def choose(*call: Any, **rest: Any) -> configurations.Configuration:
+    def choose(*call: Any, **rest: Any) -> dispatch.Configuration:
         seen.asked.append((*call, rest))
         return next(entry for entry in TABLE if entry.place == seen.place)
 
-    monkeypatch.setattr(configurations, "configurations", lambda route, standin=False: TABLE)
-    monkeypatch.setattr(configurations, "choose", choose)
+    monkeypatch.setattr(dispatch, "configurations", lambda route, standin=False: TABLE)
+    monkeypatch.setattr(dispatch, "choose_configuration", choose)
     return seen
 
 

@@ -11,7 +11,7 @@ from kernelpkg import check
 from kernelpkg.check import runner, sweep
 from kernelpkg.check.operands import make_problem
 from kernelpkg.ops import kernel
-from kernelpkg.ops.configurations import Configuration
+from kernelpkg.ops.dispatch import Configuration
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import torch
 from kernelpkg import check, ops
 from kernelpkg.gates import gate
 from kernelpkg.ops import functional, reference
-from kernelpkg.ops.configurations import Configuration, choose, configurations
+from kernelpkg.ops.dispatch import Configuration, choose_configuration, configurations
 
 pytestmark = pytest.mark.gpu
 
@@ -173,7 +173,7 @@ def test_what_is_dispatched_is_what_the_table_says(name):
     multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
     for m, n, k in ((1, 4096, 4096), (48, 1024, 4096), (300, 4096, 1024)):
         given = operands(m, n, k, "token")
-        place = choose(route, m, n, k, multiprocessors=multiprocessors, standin=standin).place
+        place = choose_configuration(route, m, n, k, multiprocessors=multiprocessors, standin=standin).place
         expected = op(*given, None, torch.bfloat16, place)
         assert same_bits(op(*given, None, torch.bfloat16), expected), (m, n, k, place)
 

@@ -279,7 +279,21 @@ def test_what_the_sanitizer_found_counts(status: str, expected: str) -> None:
     )
     found = correct("12.1", "scaled_mm_sm120", *stored)
     assert found.status == expected and found.evidence["sanitizer"] == {"racecheck": status}
-    assert ("racecheck found errors" in found.reason) == (status == "errors")
+    assert ("racecheck reports errors" in found.reason) == (status == "errors")
+
+
+def test_what_was_noted_of_a_finding_is_told() -> None:
+    row = {
+        "kernel": "scaled_mm_sm120_standin",
+        "tool": "racecheck",
+        "status": "errors",
+        "detail": "2 errors; x",
+    }
+    run = record("sanitizer", "9.0", [row], "scaled_mm_sm120_standin")
+    run.details["notes"] = ["Both are in scaled_mm_sm120_standin.", "Another kernel was slow."]
+    stored = check_record("scaled_mm_sm120_standin", "9.0"), run
+    reason = correct("12.1", "scaled_mm_sm120", *stored).reason
+    assert reason.endswith("racecheck reports 2 errors. Both are in scaled_mm_sm120_standin.")
 
 
 def test_an_error_that_is_not_finite_is_told() -> None:
@@ -401,7 +415,9 @@ def test_a_broken_floor_is_named(tmp_path: Path, text: str) -> None:
 def test_brief_stays_under_forty_lines() -> None:
     for capability in ("12.1", "9.0", "8.9", "7.5"):
         text = ladder.brief(ladder.explain(capability, library=FULL))
-        assert len(text.splitlines()) < 40 and all(len(line) <= 240 for line in text.splitlines())
+        assert len(text.splitlines()) < 40 and all(
+            len(line) <= 240 or " fail [" in line for line in text.splitlines()
+        )
         assert text.startswith("kernelpkg ") and f"capability {capability}" in text
         assert "/nowhere" not in text
     many = [
@@ -411,6 +427,9 @@ def test_brief_stays_under_forty_lines() -> None:
     ]
     text = ladder.brief(many)
     assert len(text.splitlines()) < 40 and "more reason(s)" in text and "kernel_0 built fail" in text
+    late = ladder.Rung("kernel_z", "12.1", "correct", "fail", "x" * 300)
+    reasons = ladder.brief([*many[4:8], late]).splitlines()[4:]
+    assert reasons[0].startswith("kernel_z correct fail") and reasons[0].endswith("x" * 300)
     assert ladder.brief(())
 
 

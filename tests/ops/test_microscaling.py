@@ -191,6 +191,7 @@ def test_scales_of_all_sizes_and_nan(library) -> None:
 def _refused(form: str, match: str, **changed) -> None:
     a, b = Operand(form, uneven(5, 64)), Operand(form, uneven(40, 64, seed=2))
     given = dict(a=a.codes, b=b.codes, a_scales=a.scales, b_scales=b.scales, out_dtype=torch.bfloat16)
+    given |= {"alpha": 1.0} if form == "nvfp4" else {}
     given |= {name: change(given.get(name)) for name, change in changed.items()}
     operator = ms.mxfp8_scaled_mm if form == "mxfp8" else ms.nvfp4_scaled_mm
     with pytest.raises(ValueError, match=match):

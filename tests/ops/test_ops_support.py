@@ -14,7 +14,7 @@ from kernelpkg.build import LibraryInfo
 from kernelpkg.errors import UsageError
 from kernelpkg.gates import GateRefusal, gate
 from kernelpkg.ops import KERNELS, functional, kernel, support, supports
-from kernelpkg.ops.configurations import configurations
+from kernelpkg.ops.dispatch import configurations
 from kernelpkg.ops.functional import marlin_route, scaled_mm_gate
 
 FULL = LibraryInfo(
@@ -142,6 +142,13 @@ def test_a_manifest_does_not_say_which_kinds_there_are():
         answer = supports("scaled_mm_sm90", "9.0", FULL, **kind)
         assert answer.admitted and answer.built is None and "is not loaded" in answer.reason
     assert supports("scaled_mm_sm90", "9.0", FULL, block_scales=False, dtype=torch.float8_e4m3fn)
+
+
+def test_what_no_build_has_is_no_matter_of_building(library):
+    for at in (None, FULL):
+        answer = supports("cutlass_scaled_mm", "8.9", at, block_scales=True)
+        assert answer.admitted and answer.built is False and "kernelpkg build" not in answer.reason
+        assert "no build of scaled_mm_sm89 takes" in answer.reason and "marlin_gemm" in answer.reason
 
 
 def test_kinds_are_of_scaled_mm_alone():

@@ -126,6 +126,33 @@ def test_as_many_blocks_as_columns_are_blocks():
     )
 
 
+def test_one_meta_tensor_among_others_is_refused():
+    given = operands(3, 48, 64, "token")
+    for place in range(4):
+        mixed = [one.to("meta") if at == place else one for at, one in enumerate(given)]
+        with pytest.raises(RuntimeError, match="all tensors must be on one device"):
+            ops.cutlass_scaled_mm(*mixed)
+    assert ops.cutlass_scaled_mm(*(one.to("meta") for one in given)).is_meta
+    with pytest.raises(RuntimeError, match=r"a is torch\.bfloat16"):
+        ops.cutlass_scaled_mm(given[0].bfloat16().to("meta"), *(one.to("meta") for one in given[1:]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"a": None}, "a is None; it must be a tensor"),
+        ({"a_scales": None}, "a_scales is None; it must be a tensor"),
+        ({"b_scales": 1.0}, "b_scales is a float; it must be a tensor"),
+        ({"out_dtype": "bf16"}, "out_dtype is 'bf16'; it must be torch.bfloat16"),
+        ({"configuration": "stream 16"}, "configuration is 'stream 16'; it must be the place"),
+    ],
+)
+def test_what_is_of_another_type_is_named(changed, says):
+    given = dict(zip(("a", "b", "a_scales", "b_scales"), operands(3, 48, 64, "token"), strict=True))
+    with pytest.raises(ValueError, match=says):
+        ops.cutlass_scaled_mm(**(given | changed))
+
+
 def test_the_cpu_passes_over_configurations_and_refuses_what_is_none():
     a, b, scale_a, scale_b = operands(3, 48, 64, "token")
     expected = ops.cutlass_scaled_mm(a, b, scale_a, scale_b)

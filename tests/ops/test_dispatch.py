@@ -7,7 +7,7 @@ import torch
 
 from kernelpkg.build.configurations_scaled_mm import ROUTES as CATALOGUE
 from kernelpkg.errors import UsageError
-from kernelpkg.ops.configurations import ROUTES, Configuration, choose, configurations
+from kernelpkg.ops.dispatch import ROUTES, Configuration, choose_configuration, configurations
 
 EVERY = [(route, standin) for route in ROUTES for standin in (False, True)]
 
@@ -54,7 +54,7 @@ def test_the_library_holds_what_the_tests_build():
 @pytest.mark.parametrize("route", ["sm90", "sm120"])
 def test_the_choice_is_a_row_of_the_table(route, m):
     held = configurations(route)
-    chosen = choose(route, m, 4096, 4096)
+    chosen = choose_configuration(route, m, 4096, 4096)
     assert chosen in held and (chosen.dtype, chosen.block_scales) == (torch.float8_e4m3fn, False)
     taking = [one for one in held if one.takes(m) and (one.dtype, one.block_scales) == (chosen.dtype, False)]
     assert not taking or chosen in taking
@@ -68,12 +68,12 @@ def test_what_the_choice_depends_on_arrives():
             for block_scales in (False, True):
                 asked = {"dtype": dtype, "block_scales": block_scales, "standin": standin}
                 if (dtype, block_scales) in kinds:
-                    chosen = choose(route, 64, 1024, 1024, **asked)
+                    chosen = choose_configuration(route, 64, 1024, 1024, **asked)
                     assert (chosen.dtype, chosen.block_scales) == (dtype, block_scales)
                     assert chosen.standin == standin
                 else:
                     with pytest.raises(UsageError, match="build"):
-                        choose(route, 64, 1024, 1024, **asked)
+                        choose_configuration(route, 64, 1024, 1024, **asked)
 
 
 def test_rows_a_configuration_takes():
@@ -86,8 +86,8 @@ def test_what_cannot_be_asked_is_refused():
     with pytest.raises(UsageError, match="no route of scaled_mm is called 'sm80'; the routes are sm89"):
         configurations("sm80")
     with pytest.raises(UsageError, match="m is 0; it must be from 1"):
-        choose("sm90", 0, 64, 64)
+        choose_configuration("sm90", 0, 64, 64)
     with pytest.raises(UsageError, match="k is 2147483648"):
-        choose("sm90", 1, 64, 2**31)
+        choose_configuration("sm90", 1, 64, 2**31)
     with pytest.raises(UsageError, match=r"dtype is torch\.float16"):
-        choose("sm90", 1, 64, 64, dtype=torch.float16)
+        choose_configuration("sm90", 1, 64, 64, dtype=torch.float16)

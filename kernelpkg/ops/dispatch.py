@@ -1,9 +1,8 @@
 """The configurations of cutlass_scaled_mm that the loaded library holds, and which one a call takes.
 
-    from kernelpkg.ops.configurations import choose, configurations
-
-    choose("sm120", 16, 4096, 4096, multiprocessors=48)  # what a DGX Spark takes at 16 rows
-    ops.cutlass_scaled_mm(a, b, scale_a, scale_b, configuration=3)  # another place in that table
+    ops.configurations("sm120")  # the table, a row for each kernel
+    ops.choose_configuration("sm120", 16, 4096, 4096, multiprocessors=48)  # what a DGX Spark takes at 16 rows
+    ops.cutlass_scaled_mm(a, b, a_scales, b_scales, configuration=3)  # another place in that table
 
 Answered by the library's host code, on any machine: a GPU is needed to run a configuration, not to ask.
 """
@@ -106,7 +105,7 @@ def configurations(route: str, standin: bool = False) -> tuple[Configuration, ..
     return tuple(_configuration(one, ROUTES[number], standin) for one in found)
 
 
-def choose(
+def choose_configuration(
     route: str,
     m: int,
     n: int,
