@@ -120,6 +120,7 @@ def gates(
             answers = gate_table.agreement(capabilities=asked)
         rows = [plain(answer) for answer in answers]
         show(rows, as_json, ("gate", "layer", "capability", "admits", "reason"))
+        (err if as_json else out).print(answers.summary, highlight=False)
         gate_table.require_agreement(answers)
         return
     rows = []

@@ -27,6 +27,11 @@ _FP8 = torch.float8_e4m3fn
 _LARGEST = {torch.float8_e4m3fn: E4M3_MAX, torch.float8_e5m2: E5M2_MAX}
 
 
+def _some_k(what: str, x: Tensor, k: int) -> None:
+    if k == 0:
+        raise UsageError(f"{what} is {list(x.shape)}; K must be at least 1")
+
+
 def _matrix(x: Tensor, what: str) -> Tensor:
     if x.dim() != 2 or not x.is_floating_point():
         raise UsageError(f"{what} is {x.dtype} {list(x.shape)}; it must be a floating-point matrix")
@@ -62,6 +67,7 @@ def quantize_fp8_per_tensor(x: Tensor, dtype: torch.dtype = _FP8) -> tuple[Tenso
 def quantize_fp8_per_token(x: Tensor, dtype: torch.dtype = _FP8) -> tuple[Tensor, Tensor]:
     """[M, K] floats -> (FP8 [M, K], float32 [M, 1]): one scale per row. dtype: as per tensor."""
     values, largest = _matrix(x, "x"), _largest(dtype)
+    _some_k("x", x, x.shape[1])
     scale = _scale(values.abs().amax(dim=1, keepdim=True), largest)
     return _to_fp8(values, scale, dtype), scale
 
@@ -86,6 +92,7 @@ def quantize_fp8_per_token_group(
 def quantize_fp8_per_channel(w: Tensor) -> tuple[Tensor, Tensor]:
     """[K, N] floats -> (e4m3 [K, N] row-major, float32 [1, N]): one scale per column."""
     values = _matrix(w, "w")
+    _some_k("w", w, w.shape[0])
     scale = _scale(values.abs().amax(dim=0, keepdim=True), E4M3_MAX)
     return _to_fp8(values, scale).contiguous(), scale
 
