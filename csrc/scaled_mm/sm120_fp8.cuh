@@ -32,6 +32,47 @@ struct Sm120Native {
   static constexpr int kSwizzle = 8;
 };
 
+// A tile has one weight scale per k-block. CUTLASS lets every lane of the copying warp write it, the
+// same value to the same place, which racecheck rightly calls a hazard. Here lane 0 does: to the
+// others the weight shows no scales.
+template <class Mainloop>
+struct OneLaneCopiesWeightScale : Mainloop {
+  static_assert(Mainloop::ScaleNsPerTile == 1, "a tile as wide as a block of the weight");
+
+  template <class Inputs, class BlockCoord, class KTileIterator>
+  CUTLASS_DEVICE void load(const typename Mainloop::Params& params,
+                           typename Mainloop::MainloopPipeline pipeline,
+                           typename Mainloop::PipelineState write, const Inputs& inputs,
+                           const BlockCoord& coord, KTileIterator k_tile, int k_tiles, int lane,
+                           uint32_t rank_in_cluster,
+                           typename Mainloop::TensorStorage& shared_tensors) {
+    auto [a, b, a_scales, b_scales] = inputs;
+    const int columns = cute::get<0>(b_scales.shape());
+    auto one_lane = cute::make_tensor(
+        b_scales.data(),
+        cute::make_layout(cute::replace<0>(b_scales.shape(), lane == 0 ? columns : 0),
+                          b_scales.stride()));
+    Mainloop::load(params, pipeline, write, cute::make_tuple(a, b, a_scales, one_lane), coord,
+                   k_tile, k_tiles, lane, rank_in_cluster, shared_tensors);
+  }
+};
+
+template <class Build, Scales kScales>
+struct Sm120MainloopChange {
+  template <class Mainloop>
+  using Built = typename Build::MainloopChange::template Of<Mainloop>;
+  template <class Mainloop, Scales = kScales>
+  struct Choice {
+    using Type = Built<Mainloop>;
+  };
+  template <class Mainloop>
+  struct Choice<Mainloop, Scales::kBlock> {
+    using Type = OneLaneCopiesWeightScale<Built<Mainloop>>;
+  };
+  template <class Mainloop>
+  using Of = typename Choice<Mainloop>::Type;
+};
+
 template <class Build, class ElementAct, Scales kScales, int kTileM, int kTileN, int kTileK,
           Sm120Schedule kSchedule, SplitK kSplit = SplitK::kNo>
 struct Sm120Fp8Base
@@ -42,7 +83,7 @@ struct Sm120Fp8Base
           typename Sm120Schedules<kSchedule, kScales>::Mainloop,
           cutlass::epilogue::collective::EpilogueScheduleAuto, /*kSwapped=*/false,
           cute::Shape<cute::Int<cute::min(kTileM, 64)>, cute::Int<cute::min(kTileN, 32)>>,
-          typename Build::SchedulerTag, typename Build::MainloopChange,
+          typename Build::SchedulerTag, Sm120MainloopChange<Build, kScales>,
           cute::conditional_t<
               kSplit == SplitK::kYes, PartialSums,
               ScaledMmEpilogue<cute::Shape<cute::Int<kTileM>, cute::Int<kTileN>, cute::Int<kTileK>>,
