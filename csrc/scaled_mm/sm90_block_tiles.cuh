@@ -116,8 +116,9 @@ struct Sm90BlockTiles {
         kBlockTilesSumThreads, /*overlap=*/true, params, args, device);
   }
 
-  // A ring of stages, 128 rows of a and kColumns of the weight in each.
+  // A ring of stages, in each a block of K: 128 rows of a, then kColumns of the weight.
   struct Ring {
+    static constexpr uint32_t kWeight = kBlockTilesRows * kRowBytes;  // from a to it
     uint32_t stages, barriers;
     int stage = 0;
     uint32_t parity = 0;
@@ -127,7 +128,7 @@ struct Sm90BlockTiles {
       barriers = stages + kStages * kStageBytes + block_tiles_output_bytes(kColumns);
     }
     __device__ __forceinline__ uint32_t a() const { return stages + stage * kStageBytes; }
-    __device__ __forceinline__ uint32_t b() const { return a() + kBlockTilesRows * kRowBytes; }
+    __device__ __forceinline__ uint32_t b() const { return a() + kWeight; }
     __device__ __forceinline__ uint32_t full() const { return barriers + 16 * stage; }
     __device__ __forceinline__ uint32_t empty() const { return full() + 8; }
     __device__ __forceinline__ void advance() {
@@ -245,8 +246,13 @@ struct Sm90BlockTiles {
     return value;
   }
 
-  // The scales of one block of K that a thread needs: of its rows, and of the tile's columns.
-  struct Factors {
+  // Blocks of K in one turn of the loop. The compiler lets MMAs run past other work within a turn
+  // alone, so between turns tensor cores depend on the other warpgroup.
+  static constexpr int kTurn = 4;
+
+  // The scales of a turn. Four threads have the same rows, and each keeps those of one block of K:
+  // of its rows, and of the tile's columns.
+  struct Kept {
     float rows[2], columns;
   };
 
@@ -266,25 +272,37 @@ struct Sm90BlockTiles {
       }
     }
 
-    // Those of a block of K.
-    __device__ __forceinline__ Factors at(int block) const {
-      Factors out;
-      out.columns = load_now(columns + int64_t{block} * column_step);
+    // Those of the turn from `block` on; past `last`, which is the work's, its own stand in.
+    __device__ __forceinline__ Kept keep(int block, int last) const {
+      const int mine = min(block + static_cast<int>(threadIdx.x) % kTurn, last);
+      Kept out;
+      out.columns = load_now(columns + int64_t{mine} * column_step);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) out.rows[i] = load_now(rows[i] + int64_t{block} * row_step);
+      for (int half = 0; half < 2; ++half)
+        out.rows[half] = load_now(rows[half] + int64_t{mine} * row_step);
       return out;
     }
   };
 
   using Sums = float[kSums];
 
-  static __device__ __forceinline__ void multiply(const Ring& ring, int team, Sums& part) {
+  // Where the first stage has a warpgroup's rows of a, and the weight.
+  struct Operands {
+    uint64_t a, b;
+
+    __device__ __forceinline__ Operands(const Ring& ring, int team)
+        : a(ptx::swizzled_operand(ring.stages + team * kTeamRows * kRowBytes)),
+          b(ptx::swizzled_operand(ring.stages + Ring::kWeight)) {}
+  };
+
+  static __device__ __forceinline__ void multiply(const Operands& first, int stage, Sums& part) {
+    const uint64_t a = ptx::operand_further(first.a, stage * (kStageBytes / 16));
+    const uint64_t b = ptx::operand_further(first.b, stage * (kStageBytes / 16));
     ptx::mma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      ptx::mma_async_fp8<ElementAct, E4M3, kColumns>(
-          part, ptx::swizzled_operand(ring.a() + team * kTeamRows * kRowBytes, 32 * step),
-          ptx::swizzled_operand(ring.b(), 32 * step), step > 0);
+      ptx::mma_async_fp8<ElementAct, E4M3, kColumns>(part, ptx::operand_further(a, 2 * step),
+                                                     ptx::operand_further(b, 2 * step), step > 0);
     }
     ptx::mma_commit();
   }
@@ -298,55 +316,77 @@ struct Sm90BlockTiles {
     for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(part[i])::"memory");
   }
 
+  // The factors of a thread's rows in one block of K.
+  struct Factors {
+    float of[2];
+  };
+
+  // kept: what this thread keeps of the factors of a turn.
+  static __device__ __forceinline__ Factors share(const Factors& kept, int block) {
+    return {__shfl_sync(~0u, kept.of[0], block, kTurn), __shfl_sync(~0u, kept.of[1], block, kTurn)};
+  }
+
   static __device__ __forceinline__ void add(const Factors& factors, const Sums& part, Sums& sums) {
-    const float of_rows[2] = {factors.rows[0] * factors.columns, factors.rows[1] * factors.columns};
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) sums[i] = fmaf(of_rows[i / 2 % 2], part[i], sums[i]);
+    for (int i = 0; i < kSums; ++i) sums[i] = fmaf(factors.of[i / 2 % 2], part[i], sums[i]);
   }
 
-  static __device__ __forceinline__ void release(uint32_t empty) {
-    if (threadIdx.x % 32 < kBlockTilesCluster) {
-      ptx::barrier_arrive_cluster(ptx::cluster_address(empty, threadIdx.x % 32));
+  // In every block of the cluster one thread of a warp says that it is done with a stage.
+  struct Releases {
+    uint32_t first;  // the first stage's barrier in the block that this thread tells
+    bool mine;
+
+    explicit __device__ __forceinline__ Releases(const Ring& ring)
+        : mine(threadIdx.x % 32 < kBlockTilesCluster) {
+      first = ptx::cluster_address(ring.barriers + 8, mine ? threadIdx.x % 32 : 0);
     }
-  }
+    __device__ __forceinline__ void operator()(int stage) const {
+      if (mine) ptx::barrier_arrive_cluster(first + 16 * stage);
+    }
+  };
 
-  // Blocks of K in one turn of the loop. The compiler lets MMAs run past other work within a turn
-  // alone, so between turns tensor cores depend on the other warpgroup.
-  static constexpr int kTurn = 4;
+  // What a warpgroup goes through the works with.
+  struct Walk {
+    Ring ring;
+    Operands operands;
+    Releases release;
 
-  // kCount blocks of K, whose scales are `factors`, which becomes those of the blocks from `next`
-  // on.
+    __device__ __forceinline__ Walk(const Ring& from, int team)
+        : ring(from), operands(from, team), release(from) {}
+  };
+
+  // kCount blocks of K, whose scales are `scales`, which becomes those of the turn from `next` on.
   template <int kCount>
-  static __device__ __forceinline__ void add_up(Ring& ring, int team, const Scaling& scaling,
-                                                int next, int last, Factors (&factors)[kTurn],
-                                                Sums& sums) {
+  static __device__ __forceinline__ void add_up(Walk& walk, const Scaling& scaling, int next,
+                                                int last, Kept& scales, Sums& sums) {
+    Ring& ring = walk.ring;
     Sums parts[2];
-    uint32_t before = ring.empty();
+    int before = ring.stage;
     barrier_wait(ring.full(), ring.parity);
-    multiply(ring, team, parts[0]);
-    Factors now[kTurn];
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) now[i] = factors[i];
-#pragma unroll
-    for (int i = 0; i < kTurn; ++i) factors[i] = scaling.at(min(next + i, last));
+    multiply(walk.operands, ring.stage, parts[0]);
+    const Factors kept = {scales.rows[0] * scales.columns, scales.rows[1] * scales.columns};
+    scales = scaling.keep(next, last);
 #pragma unroll
     for (int i = 1; i < kCount; ++i) {
       ring.advance();
       barrier_wait(ring.full(), ring.parity);
-      multiply(ring, team, parts[i % 2]);
+      multiply(walk.operands, ring.stage, parts[i % 2]);
+      const Factors factors = share(kept, i - 1);
       wait<1>(parts[(i - 1) % 2]);
-      release(before);
-      before = ring.empty();
-      add(now[i - 1], parts[(i - 1) % 2], sums);
+      walk.release(before);
+      before = ring.stage;
+      add(factors, parts[(i - 1) % 2], sums);
     }
+    const Factors factors = share(kept, kCount - 1);
     wait<0>(parts[(kCount - 1) % 2]);
-    release(before);
+    walk.release(before);
     ring.advance();
-    add(now[kCount - 1], parts[(kCount - 1) % 2], sums);
+    add(factors, parts[(kCount - 1) % 2], sums);
   }
 
   static __device__ __forceinline__ void consume(const Params& p, int team, uint32_t output,
-                                                 Ring ring, Works works) {
+                                                 const Ring& ring, Works works) {
+    Walk walk(ring, team);
     wait_for_prior_kernels();
     for (; works.more(); works.advance()) {
       const BlockTilesPlace place = works.place();
@@ -355,15 +395,13 @@ struct Sm90BlockTiles {
       const int row0 = place.row + team * kTeamRows;
       const Scaling scaling(p, row0, place.column);
       Sums sums = {};
-      Factors factors[kTurn];
-#pragma unroll
-      for (int i = 0; i < kTurn; ++i) factors[i] = scaling.at(min(block + i, last));
+      Kept scales = scaling.keep(block, last);
       for (; block + kTurn <= last + 1; block += kTurn)
-        add_up<kTurn>(ring, team, scaling, block + kTurn, last, factors, sums);
+        add_up<kTurn>(walk, scaling, block + kTurn, last, scales, sums);
       const int left = last + 1 - block;
-      if (left == 1) add_up<1>(ring, team, scaling, block, last, factors, sums);
-      if (left == 2) add_up<2>(ring, team, scaling, block, last, factors, sums);
-      if (left == 3) add_up<3>(ring, team, scaling, block, last, factors, sums);
+      if (left == 1) add_up<1>(walk, scaling, block, last, scales, sums);
+      if (left == 2) add_up<2>(walk, scaling, block, last, scales, sums);
+      if (left == 3) add_up<3>(walk, scaling, block, last, scales, sums);
       if (works.cut())
         keep(p, team, works.work - p.whole, sums);
       else

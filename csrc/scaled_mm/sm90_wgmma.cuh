@@ -41,6 +41,22 @@ namespace kernelpkg::ptx {
                       KERNELPKG_F32(32));                                              \
   } while (0)
 
+// Four 8 x 8 pieces of 16-bit values, of which each thread has two neighbours of a row in `bits`,
+// column by column: lane l says where column l % 8 of piece l / 8 goes, 16 bytes.
+__device__ __forceinline__ void store_shared_transposed(uint32_t address,
+                                                        const uint32_t (&bits)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   address),
+               "r"(bits[0]), "r"(bits[1]), "r"(bits[2]), "r"(bits[3])
+               : "memory");
+}
+
+// The descriptor of what lies 16 * `units` bytes behind `operand` in shared memory, in one addition.
+__device__ __forceinline__ uint64_t operand_further(uint64_t operand, uint32_t units) {
+  const uint32_t low = static_cast<uint32_t>(operand) + units;
+  return (operand & 0xffffffff00000000) | low;
+}
+
 // acc[64 x kN] = a[64 x 32] b[32 x kN], added to acc where `add`. Both operands K-major, by
 // descriptor (hopper.cuh). Asynchronous: acc may not be touched before mma_wait.
 template <class ElementA, class ElementB, int kN>

@@ -160,7 +160,7 @@ SM90 = Route(
                       shared_memory=218112, min_m=65, max_m=128, rows=128, columns=256,
                       blocks=2, round=4.4, step=0.415, scales="block", activations=E4M3),
         Configuration("tiles_128", "128", shared_memory=229472, min_m=65, max_m=0, rows=256, columns=128,
-                      blocks=2, round=1.6, step=0.456, split=8.0, scales="block", test=E4M3,
+                      blocks=2, round=1.6, step=0.43, split=8.0, scales="block", test=E4M3,
                       cost_seconds=10.0, template="Sm90BlockTiles",
                       header="scaled_mm/sm90_block_tiles.cuh"),
     ),
