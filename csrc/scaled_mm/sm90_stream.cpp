@@ -11,9 +11,10 @@
 namespace kernelpkg {
 namespace {
 
-// A multiprocessor takes in twice as many bytes as its share of the memory's rate, so activations,
-// which come from L2, cost nothing up to as many as there are of the weight.
-double read_cost(int rows, int tokens) { return std::max<double>(rows, (rows + tokens) / 2.0); }
+// A multiprocessor takes in this many times its share of the memory's rate, so activations, which
+// come from L2, cost nothing up to a certain number.
+constexpr double kIntake = 2.5;
+double read_cost(int rows, int tokens) { return std::max<double>(rows, (rows + tokens) / kIntake); }
 // The MMA takes 64 rows whatever it is given; with scales in blocks that shows.
 constexpr int kMinBlockRows = 64;
 // What it costs to add one sum of a part, in bytes that a multiprocessor reads meanwhile.
@@ -39,7 +40,7 @@ void stream_divide(int m, int n, int k, int tokens, bool blocks,
     // One tile each, or where that is too large two, and so on.
     const int at_a_time = at_once[parts - 1] / parts;  // tiles
     if (at_a_time < 1 || parts > k_units) continue;
-    const int rounds = ceil_div(n, int64_t{at_a_time} * stream_max_rows(tokens));
+    const int rounds = ceil_div(n, int64_t{at_a_time} * kStreamMaxRows);
     const int rows = ceil_div(n, int64_t{at_a_time} * rounds * 8) * 8;
     const int worked = blocks ? std::max(rows, kMinBlockRows) : rows;
     const double read =
@@ -60,12 +61,13 @@ void stream_divide(int m, int n, int k, int tokens, bool blocks,
   const int least_units = params->rows <= 64 ? 2 : 1;
   params->units = std::clamp(kStageBytes / unit_bytes, 1, std::min(kStreamMaxUnits, per_part));
   params->units = std::max(params->units, least_units);
-  // Sums of a tile need room of their own where the ring is filled for the next one meanwhile.
+  // A tile is stored from room of its own where the ring is filled for the next one meanwhile.
   const int mma_rows = stream_mma_rows(params->rows);
   int ring = stream_ring_bytes(tokens, blocks);
   params->sums = 0;
   if (params->clusters < params->tiles) {
-    ring = (ring - stream_sum_bytes(tokens, mma_rows)) / 1024 * 1024;
+    const bool shared = params->parts > 1 || mma_rows == 64;
+    ring = (ring - stream_store_bytes(tokens, mma_rows, shared)) / 1024 * 1024;
     params->sums = ring;
   }
   // The MMA reads whole groups of 64 rows and all tokens of the tile: of the last unit, beyond it.

@@ -7,9 +7,9 @@
 // distributed shared memory in a fixed order. No workspace, no second kernel.
 //
 // wgmma computes c^T = b^T a^T: 64 rows of the weight by kTokens rows of a. One warp keeps a ring
-// of stages full by tensor copies; two warpgroups multiply, each its half of the tile's groups of
-// 64 rows, or where there is but one group, every other unit of K. A tile's rows need not be a
-// multiple of 64: what the MMA reads beyond them lands in rows that nobody stores.
+// of stages full by tensor copies; two warpgroups multiply, each 64 of the tile's rows, or where it
+// has no more, every other unit of K. A tile's rows need not be 64 or 128: what the MMA reads
+// beyond them lands in rows that nobody stores.
 #pragma once
 
 #include "common/async_copy.cuh"
@@ -31,7 +31,6 @@ struct Sm90Stream {
   static constexpr bool kBlocks = kScales == Scales::kBlock;
   static constexpr int kConsumers = kThreads - 32;
   static constexpr int kSums = kTokens / 2;  // accumulators of a thread in 64 rows
-  static constexpr int kMaxRows = stream_max_rows(kTokens);
   static constexpr uint32_t kRowBytes = kScaleBlock;  // a unit of K in one row
 
   static size_t workspace_bytes(const ScaledMmArgs&, const ScaledMmDevice&) { return 0; }
@@ -112,11 +111,11 @@ struct Sm90Stream {
     if (threadIdx.x >= kConsumers) {
       produce(block);
     } else if (params.rows <= 64) {
-      consume<1, true>(block);
-    } else if (kMaxRows == 128 || params.rows <= 128) {
-      consume<1, false>(block);
+      consume<true, true>(block);
+    } else if (params.parts > 1) {
+      consume<false, true>(block);
     } else {
-      if constexpr (kMaxRows == 256) consume<2, false>(block);
+      consume<false, false>(block);
     }
   }
 
@@ -185,57 +184,49 @@ struct Sm90Stream {
     }
   }
 
-  template <int kGroups>
-  using Tile = float[kGroups][kSums];
+  using Tile = float[kSums];
 
   // MMAs that add to the same sums wait for each other, some 65 cycles each, so neighbouring steps
   // of K add to different ones, as far as registers last.
-  template <int kGroups>
   static constexpr int kSets = kTokens == 128             ? 1
-                               : kTokens == 64            ? (kBlocks ? 1 : 2 / kGroups)
-                               : kTokens == 32 && kBlocks ? 2 / kGroups
-                                                          : 4 / kGroups;
-  template <int kGroups>
-  using Sets = Tile<kGroups>[kSets<kGroups>];
+                               : kTokens == 64            ? (kBlocks ? 1 : 2)
+                               : kTokens == 32 && kBlocks ? 2
+                                                          : 4;
+  using Sets = Tile[kSets];
 
   // This thread's warpgroup, which the compiler sees to be its neighbours' too, and the first of
-  // its groups of rows.
+  // its rows of the tile.
   static __device__ __forceinline__ int team() {
     return __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
   }
-  template <int kGroups, bool kSplitK>
-  static __device__ __forceinline__ int first_group() {
-    return kSplitK ? 0 : team() * kGroups;
+  template <bool kSplitK>
+  static __device__ __forceinline__ int team_row() {
+    return kSplitK ? 0 : team() * 64;
   }
 
   // Starts the MMAs of one unit, which overwrite the sums or add to them.
-  template <int kGroups, bool kAdd>
+  template <bool kAdd>
   static __device__ __forceinline__ void multiply(uint32_t weight, uint32_t activations,
-                                                  Sets<kGroups>& sums) {
+                                                  Sets& sums) {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-#pragma unroll
-      for (int group = 0; group < kGroups; ++group) {
-        ptx::mma_async_fp8<E4M3, ElementAct, kTokens>(
-            sums[step % kSets<kGroups>][group],
-            ptx::swizzled_operand(weight + group * 64 * kRowBytes + 32 * step),
-            ptx::swizzled_operand(activations + 32 * step), kAdd || step >= kSets<kGroups>);
-      }
+      ptx::mma_async_fp8<E4M3, ElementAct, kTokens>(
+          sums[step % kSets], ptx::swizzled_operand(weight + 32 * step),
+          ptx::swizzled_operand(activations + 32 * step), kAdd || step >= kSets);
     }
     ptx::mma_commit();
   }
 
   // One element of all sets.
-  template <int kGroups>
-  static __device__ __forceinline__ float total(const Sets<kGroups>& sums, int group, int i) {
-    float all = sums[0][group][i];
+  static __device__ __forceinline__ float total(const Sets& sums, int i) {
+    float all = sums[0][i];
 #pragma unroll
-    for (int set = 1; set < kSets<kGroups>; ++set) all += sums[set][group][i];
+    for (int set = 1; set < kSets; ++set) all += sums[set][i];
     return all;
   }
 
-  // A thread's rows in a group are first_row() and 8 further; its tokens 8 j + first_token() and
-  // the next.
+  // A thread's rows of its warpgroup's are first_row() and 8 further; its tokens 8 j +
+  // first_token() and the next.
   static __device__ __forceinline__ int first_row() {
     return static_cast<int>(threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4);
   }
@@ -247,33 +238,28 @@ struct Sm90Stream {
     if (threadIdx.x % 32 == 0) barrier_arrive(block.empty(stage));
   }
 
-  template <int kGroups>
-  static __device__ __forceinline__ void clear(Tile<kGroups>& sums) {
+  static __device__ __forceinline__ void clear(Tile& sums) {
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) {
-        sums[group][i] = 0.0f;
-        asm volatile("" : "+f"(sums[group][i]));  // before the MMAs, and not between them
-      }
+    for (int i = 0; i < kSums; ++i) {
+      sums[i] = 0.0f;
+      asm volatile("" : "+f"(sums[i]));  // before the MMAs, and not between them
     }
   }
 
   // Sums over this block's stretch of K; scales factor out.
-  template <int kGroups, bool kSplitK>
-  static __device__ __forceinline__ void add_up(const Block& block, Ring& ring,
-                                                Tile<kGroups>& sums) {
-    const uint32_t rows = first_group<kGroups, kSplitK>() * 64 * kRowBytes;
-    Sets<kGroups> sets;
+  template <bool kSplitK>
+  static __device__ __forceinline__ void add_up(const Block& block, Ring& ring, Tile& sums) {
+    const uint32_t rows = team_row<kSplitK>() * kRowBytes;
+    Sets sets;
 #pragma unroll
-    for (int set = 0; set < kSets<kGroups>; ++set) clear<kGroups>(sets[set]);
+    for (int set = 0; set < kSets; ++set) clear(sets[set]);
     int before = -1;
     for (int unit = block.begin; unit < block.end; unit += block.params.units) {
       const int count = min(block.params.units, block.end - unit);
       barrier_wait(block.full(ring.stage), ring.parity);
       for (int i = kSplitK ? team() : 0; i < count; i += kSplitK ? 2 : 1) {
         ptx::mma_fence();
-        multiply<kGroups, true>(ring.weight(i) + rows, ring.activations(i), sets);
+        multiply<true>(ring.weight(i) + rows, ring.activations(i), sets);
         ptx::mma_wait<1>();
       }
       // All but the last unit's MMAs are done: the stage before is.
@@ -284,10 +270,7 @@ struct Sm90Stream {
     ptx::mma_wait<0>();
     release(block, before);
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) sums[group][i] = total<kGroups>(sets, group, i);
-    }
+    for (int i = 0; i < kSums; ++i) sums[i] = total(sets, i);
   }
 
   // The scales of tokens 8 j + first_token() and the next.
@@ -298,41 +281,34 @@ struct Sm90Stream {
   }
 
   // The same with a factor per unit of K: each unit's sums are scaled on their way into fp32.
-  template <int kGroups, bool kSplitK>
+  template <bool kSplitK>
   static __device__ __forceinline__ void add_up_blocks(const Block& block, int row0, Ring& ring,
-                                                       Tile<kGroups>& sums) {
+                                                       Tile& sums) {
     const Params& p = block.params;
-    const uint32_t rows = first_group<kGroups, kSplitK>() * 64 * kRowBytes;
-    clear<kGroups>(sums);
-    Sets<kGroups> part;
+    const uint32_t rows = team_row<kSplitK>() * kRowBytes;
+    clear(sums);
+    Sets part;
     // Where in a unit's scales a thread finds those of its rows.
-    uint32_t of_rows[kGroups][2];
+    uint32_t of_rows[2];
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row =
-            row0 + 64 * (first_group<kGroups, kSplitK>() + group) + first_row() + 8 * half;
-        const int of = min(row / kScaleBlock - row0 / kScaleBlock, kStreamRowBlocks - 1);
-        of_rows[group][half] = (kTokens + of) * 4;
-      }
+    for (int half = 0; half < 2; ++half) {
+      const int row = row0 + team_row<kSplitK>() + first_row() + 8 * half;
+      const int of = min(row / kScaleBlock - row0 / kScaleBlock, kStreamRowBlocks - 1);
+      of_rows[half] = (kTokens + of) * 4;
     }
     for (int unit = block.begin; unit < block.end; unit += p.units) {
       const int count = min(p.units, block.end - unit);
       barrier_wait(block.full(ring.stage), ring.parity);
       for (int i = kSplitK ? team() : 0; i < count; i += kSplitK ? 2 : 1) {
         ptx::mma_fence();
-        multiply<kGroups, false>(ring.weight(i) + rows, ring.activations(i), part);
+        multiply<false>(ring.weight(i) + rows, ring.activations(i), part);
         const uint32_t scales = ring.scales(i);
-        float of_row[kGroups][2];
+        float of_row[2];
 #pragma unroll
-        for (int group = 0; group < kGroups; ++group) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half)
-            of_row[group][half] = __uint_as_float(load_shared_4(scales + of_rows[group][half]));
-        }
+        for (int half = 0; half < 2; ++half)
+          of_row[half] = __uint_as_float(load_shared_4(scales + of_rows[half]));
         // While the MMAs run, if registers last.
-        constexpr bool kEarly = kTokens * kGroups < 128;
+        constexpr bool kEarly = kTokens < 128;
         float of_tokens[kEarly ? kTokens / 8 : 1][2];
         if constexpr (kEarly) {
 #pragma unroll
@@ -344,13 +320,8 @@ struct Sm90Stream {
           if constexpr (!kEarly) load_two(scales, j, of_tokens[0]);
           const float(&of)[2] = of_tokens[kEarly ? j : 0];
 #pragma unroll
-          for (int group = 0; group < kGroups; ++group) {
-#pragma unroll
-            for (int i = 4 * j; i < 4 * j + 4; ++i) {
-              const float factor = of_row[group][i / 2 % 2] * of[i % 2];
-              sums[group][i] = fmaf(factor, total<kGroups>(part, group, i), sums[group][i]);
-            }
-          }
+          for (int i = 4 * j; i < 4 * j + 4; ++i)
+            sums[i] = fmaf(of_row[i / 2 % 2] * of[i % 2], total(part, i), sums[i]);
         }
       }
       release(block, ring.stage);
@@ -358,28 +329,24 @@ struct Sm90Stream {
     }
   }
 
-  // What a thread needs of its four columns of c, the same for every token; asked for before the
-  // sums are ready.
-  static constexpr int kColumns = 4;
+  // What a thread needs of some columns of c, the same for every token; asked for before the sums
+  // are ready.
+  template <int kCount, int kStep>
   struct Columns {
-    int row;  // of the tile
-    float scale[kColumns], bias[kColumns];
+    float scale[kCount], bias[kCount];
 
-    __device__ __forceinline__ Columns(const Params& p, int row0, int first) : row(first) {
+    __device__ __forceinline__ Columns(const Params& p, int first) {
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
-        const int n = min(row0 + row + j, p.n - 1);
-        scale[j] = kBlocks ? 1.0f : __ldg(p.b_scales + n * p.b_scale_column);
-        bias[j] = p.bias == nullptr ? 0.0f : from_bits16(__ldg(p.bias + n), p.half);
+      for (int i = 0; i < kCount; ++i) {
+        const int n = min(first + kStep * i, p.n - 1);
+        scale[i] = kBlocks ? 1.0f : __ldg(p.b_scales + n * p.b_scale_column);
+        bias[i] = p.bias == nullptr ? 0.0f : from_bits16(__ldg(p.bias + n), p.half);
       }
     }
   };
 
-  // Threads that store a token's columns of a tile: four each.
-  template <int kGroups, bool kSplitK>
-  static constexpr int kQuads = (kSplitK ? 64 : 128 * kGroups) / kColumns;
-
-  template <int kGroups, bool kSplitK>
+  // kShared: several warpgroups have sums of the same rows.
+  template <bool kSplitK, bool kShared>
   static __device__ __forceinline__ void consume(const Block& block) {
     const Params& p = block.params;
     const auto thread = static_cast<int>(threadIdx.x);
@@ -389,58 +356,70 @@ struct Sm90Stream {
     Ring ring(block);
     for (int tile = block.first_tile(); tile < p.tiles; tile += p.clusters) {
       const int row0 = tile * p.rows;  // of the weight
-      const Columns columns(p, row0, thread % kQuads<kGroups, kSplitK> * kColumns);
-      Tile<kGroups> sums;
+      const auto columns = [&] {
+        if constexpr (kShared)
+          return Columns<4, 1>(p, row0 + shared_row<kSplitK>());
+        else
+          return Columns<2, 8>(p, row0 + team_row<kSplitK>() + first_row());
+      }();
+      Tile sums;
       if constexpr (kBlocks)
-        add_up_blocks<kGroups, kSplitK>(block, row0, ring, sums);
+        add_up_blocks<kSplitK>(block, row0, ring, sums);
       else
-        add_up<kGroups, kSplitK>(block, ring, sums);
+        add_up<kSplitK>(block, ring, sums);
       copy_async_wait();
-      sync_named<kConsumers, 1>();  // all warps are done with the ring, and with the sums before
-      keep<kGroups, kSplitK>(block, sums);
-      sync_named<kConsumers, 1>();
-      if (p.parts > 1) meet();
-      store<kGroups, kSplitK>(block, row0, columns);
-      if (p.parts > 1) meet();  // a neighbour may still be reading these sums
-    }
-  }
-
-  // Sums to shared memory, token by token; where K is split, each warpgroup's apart.
-  template <int kGroups, bool kSplitK>
-  static __device__ __forceinline__ void keep(const Block& block, const Tile<kGroups>& sums) {
-    constexpr int kPitch = stream_pitch(kSplitK ? 64 : 128 * kGroups);
-    const uint32_t to = block.sums + (kSplitK ? team() * kTokens * kPitch * 4 : 0);
-#pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      const int row = 64 * (first_group<kGroups, kSplitK>() + group) + first_row();
-#pragma unroll
-      for (int j = 0; j < kSums; ++j) {
-        const int r = row + j / 2 % 2 * 8, token = j / 4 * 8 + first_token() + j % 2;
-        if (r < block.params.rows && token < block.params.m) {
-          asm volatile("st.shared.f32 [%0], %1;" ::"r"(to + (token * kPitch + r) * 4),
-                       "f"(sums[group][j])
-                       : "memory");
-        }
+      sync_named<kConsumers, 1>();  // all warps are done with the ring, and with the tile before
+      if constexpr (kShared) {
+        keep<kSplitK>(block, sums);
+        sync_named<kConsumers, 1>();
+        if (p.parts > 1) meet();
+        store_shared<kSplitK>(block, row0, columns);
+        if (p.parts > 1) meet();  // a neighbour may still be reading these sums
+      } else {
+        store(block, row0, columns, sums);
       }
     }
   }
 
-  // Adds up the parts, scales, converts, stores: a thread its columns of one token after the other;
-  // the blocks of a cluster share out the tokens among themselves.
-  template <int kGroups, bool kSplitK>
-  static __device__ __forceinline__ void store(const Block& block, int row0,
-                                               const Columns& columns) {
-    constexpr int kPitch = stream_pitch(kSplitK ? 64 : 128 * kGroups);
-    constexpr int kAtOnce = kConsumers / kQuads<kGroups, kSplitK>;
+  // Sums to shared memory, token by token; where K is split, each warpgroup's apart.
+  template <bool kSplitK>
+  static __device__ __forceinline__ void keep(const Block& block, const Tile& sums) {
+    constexpr int kPitch = stream_pitch(kSplitK ? 64 : 128);
+    const uint32_t to = block.sums + (kSplitK ? team() * kTokens * kPitch * 4 : 0);
+    const int row = team_row<kSplitK>() + first_row();
+#pragma unroll
+    for (int j = 0; j < kSums; ++j) {
+      const int r = row + j / 2 % 2 * 8, token = j / 4 * 8 + first_token() + j % 2;
+      if (r < block.params.rows && token < block.params.m) {
+        asm volatile("st.shared.f32 [%0], %1;" ::"r"(to + (token * kPitch + r) * 4), "f"(sums[j])
+                     : "memory");
+      }
+    }
+  }
+
+  // Four rows of a tile a thread.
+  template <bool kSplitK>
+  static constexpr int kQuads = (kSplitK ? 64 : 128) / 4;
+  template <bool kSplitK>
+  static __device__ __forceinline__ int shared_row() {
+    return static_cast<int>(threadIdx.x) % kQuads<kSplitK> * 4;
+  }
+
+  // Adds up what several have, scales, converts, stores: a thread its rows of one token after the
+  // other; the blocks of a cluster share out the tokens among themselves.
+  template <bool kSplitK>
+  static __device__ __forceinline__ void store_shared(const Block& block, int row0,
+                                                      const Columns<4, 1>& columns) {
+    constexpr int kPitch = stream_pitch(kSplitK ? 64 : 128);
+    constexpr int kAtOnce = kConsumers / kQuads<kSplitK>;
     const Params& p = block.params;
-    const int n = row0 + columns.row;
-    if (columns.row >= p.rows || n >= p.n) return;
-    const int first = block.part * kAtOnce +
-                      static_cast<int>(threadIdx.x) / kQuads<kGroups, kSplitK>;
+    const int row = shared_row<kSplitK>(), n = row0 + row;
+    if (row >= p.rows || n >= p.n) return;
+    const int first = block.part * kAtOnce + static_cast<int>(threadIdx.x) / kQuads<kSplitK>;
 #pragma unroll 4
     for (int token = first; token < p.m; token += p.parts * kAtOnce) {
-      const uint32_t address = block.sums + (token * kPitch + columns.row) * 4;
-      float sums[kColumns] = {};
+      const uint32_t address = block.sums + (token * kPitch + row) * 4;
+      float sums[4] = {};
 #pragma unroll
       for (int from = 0; from < kStreamMaxParts; ++from) {
         if (from >= p.parts) break;
@@ -456,12 +435,64 @@ struct Sm90Stream {
       }
       const float factor =
           kBlocks ? 1.0f : __uint_as_float(load_shared_4(block.factors + token * 4));
-      cutlass::Array<float, kColumns> out;
+      cutlass::Array<float, 4> out;
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j)
-        out[j] = fmaf(factor, columns.scale[j] * sums[j], columns.bias[j]);
+      for (int j = 0; j < 4; ++j) out[j] = fmaf(factor, columns.scale[j] * sums[j], columns.bias[j]);
       const auto bits = to_bits16(out, p.half);
       *reinterpret_cast<uint2*>(p.c + token * p.ldc + n) = reinterpret_cast<const uint2&>(bits);
+    }
+  }
+
+  // Where a team's 64 rows lie on their way out, token by token, 16 bytes of eight neighbouring
+  // tokens in different banks.
+  static __device__ __forceinline__ uint32_t output(const Block& block, int token, int eight_rows) {
+    const int team = static_cast<int>(threadIdx.x) / 128;
+    return block.sums + (team * kTokens + token) * 128 + (eight_rows ^ (token % 8)) * 16;
+  }
+
+  // Where one warpgroup has all of a row's sums: each scales, converts and stores its own, a warp 16
+  // tokens at a time.
+  static __device__ __forceinline__ void store(const Block& block, int row0,
+                                               const Columns<2, 8>& columns, const Tile& sums) {
+    const Params& p = block.params;
+    const auto thread = static_cast<int>(threadIdx.x);
+    const int rows = team_row<false>();
+#pragma unroll
+    for (int first = 0; first < kTokens; first += 16) {
+      if (first >= p.m) break;
+      uint32_t bits[4];
+#pragma unroll
+      for (int eight = 0; eight < 2; ++eight) {
+        const int j = first / 8 + eight;
+        float of_tokens[2] = {1.0f, 1.0f};
+        if constexpr (!kBlocks) load_two(block.factors, j, of_tokens);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          cutlass::Array<float, 2> out;
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            out[i] = fmaf(of_tokens[i], columns.scale[half] * sums[4 * j + 2 * half + i],
+                          columns.bias[half]);
+          }
+          const auto two = to_bits16(out, p.half);
+          bits[2 * eight + half] = reinterpret_cast<const uint32_t&>(two);
+        }
+      }
+      // Of each of the four 8 x 8 pieces a lane says where one token's rows go.
+      const int token = first + thread % 32 / 16 * 8 + thread % 8;
+      ptx::store_shared_transposed(
+          output(block, token, thread % 128 / 32 * 2 + thread % 16 / 8), bits);
+    }
+    if (thread < 128)
+      sync_named<128, 2>();
+    else
+      sync_named<128, 3>();
+    const int eight_rows = thread % 8, row = rows + 8 * eight_rows;
+    if (row >= p.rows || row0 + row >= p.n) return;
+#pragma unroll 4
+    for (int token = thread % 128 / 8; token < p.m; token += 16) {
+      *reinterpret_cast<uint4*>(p.c + token * p.ldc + row0 + row) =
+          load_shared_16(output(block, token, eight_rows));
     }
   }
 };

@@ -29,12 +29,14 @@ struct StreamParams {
   int clusters;
   int units;   // of 128 values of K in a stage
   int stages;  // of the ring
-  int sums;    // bytes from the ring to the sums; 0, in its place, where a cluster has but one tile
+  int sums;    // bytes from the ring to where tiles are stored from; 0, in its place, where a
+               // cluster has but one tile
   bool half;   // fp16 output, else bf16
 };
 
-// The greatest rows of the weight a block takes: what its accumulators and shared memory hold.
-constexpr int stream_max_rows(int tokens) { return tokens <= 64 ? 256 : 128; }
+// The greatest rows of the weight a block takes at a time. It reads on while it stores a tile, so
+// that two are better than one twice as large.
+constexpr int kStreamMaxRows = 128;
 constexpr int kStreamThreads = 32 + 2 * 128;
 constexpr int kStreamMaxStages = 24;
 constexpr int kStreamMaxParts = 4;
@@ -44,7 +46,7 @@ constexpr int kStreamBarrierBytes = 16 * kStreamMaxStages;
 constexpr int stream_factor_bytes(int tokens, bool blocks) { return blocks ? 0 : tokens * 4; }
 // Scales in blocks, per unit of a stage: the tokens', and of as many blocks of rows as a tile can
 // touch.
-constexpr int kStreamRowBlocks = 4;
+constexpr int kStreamRowBlocks = 2;
 constexpr int stream_scale_bytes(int tokens) { return (tokens + kStreamRowBlocks) * 4; }
 constexpr int kStreamMaxUnits = 4;
 // Units that all stages have together: as many as there are of the fewest rows, 8.
@@ -61,11 +63,14 @@ constexpr int stream_ring_bytes(int tokens, bool blocks) {
   return bytes / 1024 * 1024;
 }
 // Rows of the weight that the two warpgroups' MMAs take together: 64, of which each has a part of
-// K, or 64 or 128 each.
-constexpr int stream_mma_rows(int rows) { return rows <= 64 ? 64 : rows <= 128 ? 128 : 256; }
+// K, or 64 each.
+constexpr int stream_mma_rows(int rows) { return rows <= 64 ? 64 : 128; }
 // Floats from one token's sums to the next in shared memory; the 4 keep a warp's writes apart.
 constexpr int stream_pitch(int mma_rows) { return mma_rows + 4; }
-constexpr int stream_sum_bytes(int tokens, int mma_rows) {
+// What a tile is stored from: its sums where several warpgroups have some of the same rows, else
+// its output.
+constexpr int stream_store_bytes(int tokens, int mma_rows, bool shared) {
+  if (!shared) return tokens * mma_rows * 2;
   return (mma_rows == 64 ? 2 : 1) * tokens * stream_pitch(mma_rows) * 4;
 }
 
