@@ -2,8 +2,9 @@
 
 A graph holds at least 20 launches. Launch i uses operand set i mod S, and the S sets together are larger
 than five times the L2, so no launch finds its weights in the cache. One sample is one replay divided by its
-launches. Contenders are replayed in turn (A B C A B C ...), so that a drift of the clock meets all of them
-alike.
+launches. Contenders are replayed in turn, each round from the next one on (A B C, B C A, C A B, ...), so that a
+drift of the clock meets all of them alike, and so does what a power limit still allows after the pause between
+rounds.
 """
 
 from __future__ import annotations
@@ -109,13 +110,16 @@ def time_interleaved(
     again are run for those discarded. `cancelled` is asked between rounds; what was measured until then is
     returned.
     """
+    names = list(graphs)
     warm_up = _round(graphs, clock, sampler)[0]
     rounds = _rounds(warm_up, seconds)
     values: dict[str, list[float]] = {name: [] for name in graphs}
     counted: list[ClockSample] = []
     discarded = 0
     while len(counted) < rounds and discarded < rounds and not cancelled():
-        spans, sample = _round(graphs, clock, sampler)
+        first = len(counted) % max(len(names), 1)
+        turns = {name: graphs[name] for name in names[first:] + names[:first]}
+        spans, sample = _round(turns, clock, sampler)
         if is_slow(sample, sampler.expected_mhz):
             discarded += 1
             continue

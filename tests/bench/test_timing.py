@@ -94,7 +94,8 @@ def test_contenders_take_turns_and_time_is_per_launch() -> None:
     assert found["ours"].median == 10.0 and found["peer"].median == 10.0
     assert found["ours"].n == found["peer"].n == 10  # 0.006 s for both over 0.6 ms a round
     rounds = [list(part) for ends, part in itertools.groupby(clock.log, lambda item: item == "|") if not ends]
-    assert rounds == [["ours", "peer"]] * 11  # the first round warms up and does not count
+    # The first round warms up and does not count; then each begins with the next contender.
+    assert rounds == [["ours", "peer"], *[["ours", "peer"], ["peer", "ours"]] * 5]
     assert clock.held == 11 and clocks["discarded"] == 0
 
 
