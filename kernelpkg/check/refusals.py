@@ -69,7 +69,9 @@ def gate_refusals(entry: Kernel, device: torch.device) -> tuple[Refusal, ...]:
     def function() -> Tensor:
         if entry.family == "microscaled":
             op = getattr(microscaling, entry.operator.split("::")[1])
-            return op(*(inputs[name] for name in ("a", "b", "a_scales", "b_scales")))
+            alpha = inputs["alpha"]
+            rest = () if alpha is None else (alpha.item(),)
+            return op(*(inputs[name] for name in ("a", "b", "a_scales", "b_scales")), *rest)
         if entry.family == "scaled_mm":
             return functional.cutlass_scaled_mm(
                 inputs["a"],

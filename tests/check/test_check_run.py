@@ -15,11 +15,11 @@ from kernelpkg.check import runner
 from kernelpkg.check.cases import variants
 from kernelpkg.check.mutations import PROOF_KERNELS
 from kernelpkg.check.operands import make_problem
-from kernelpkg.check.refusals import missed, refusals_for
+from kernelpkg.check.refusals import gate_refusals, missed, refusals_for
 from kernelpkg.check.report import CheckReport
 from kernelpkg.errors import CheckFailed, MachineUnfit, NothingRan, UsageError
 from kernelpkg.gates import gate
-from kernelpkg.ops import KERNELS, Support, kernel
+from kernelpkg.ops import KERNELS, Support, functional, kernel
 
 ROW_KEYS = {"kernel", "case", "metric", "value", "bound", "passed", "device", "label"}
 MARLIN_16BIT = (
@@ -198,6 +198,14 @@ def test_every_bad_input_is_refused_in_one_sentence(name):
     assert len({refusal.id for refusal in refusals}) == len(refusals)
     for refusal in refusals:
         assert missed(refusal) is None, f"{refusal.id}: {missed(refusal)}"
+
+
+@pytest.mark.parametrize("name", [*MARLIN, "scaled_mm_sm90", *MICROSCALED])
+def test_nothing_but_a_gate_stands_in_the_way_of_calls_that_a_gate_must_refuse(name, monkeypatch):
+    """The CPU has no gate, so these calls go through; what fails here would hide a gate on a device."""
+    monkeypatch.setattr(functional, "device_capability", lambda index: (9, 0))
+    for refusal in gate_refusals(kernel(name), torch.device("cpu")):
+        assert missed(refusal) == "was not refused", f"{refusal.id}: {missed(refusal)}"
 
 
 def test_poison_shows_what_is_not_written():
