@@ -2,9 +2,9 @@
 
 A graph holds at least 20 launches. Launch i uses operand set i mod S, and the S sets together are larger
 than five times the L2, so no launch finds its weights in the cache. One sample is one replay divided by its
-launches. Contenders are replayed in turn, each round from the next one on (A B C, B C A, C A B, ...), so that a
-drift of the clock meets all of them alike, and so does what a power limit still allows after the pause between
-rounds.
+launches. Contenders are replayed in turn, in an order that changes from round to round (`turns`), so that a
+drift of the clock meets all of them alike. So does a power limit, which lags: what a kernel is allowed
+depends on the pause between rounds and on what ran before it.
 """
 
 from __future__ import annotations
@@ -105,21 +105,19 @@ def time_interleaved(
 ) -> tuple[dict[str, Timing], dict[str, Any]]:
     """Replay all `graphs` in turn for about `seconds` each; the timings by name, and the clocks seen.
 
-    The first round warms up and sets the number of rounds (7 to 60). NVML is read in each round while the
-    device works, and a round under 75 % of the expected clock is discarded whole. Up to as many rounds
-    again are run for those discarded. `cancelled` is asked between rounds; what was measured until then is
-    returned.
+    The first round warms up and sets the number of rounds: 7 to 60, and on to a multiple of the contenders.
+    NVML is read in each round while the device works, and a round under 75 % of the expected clock is
+    discarded whole. Up to as many rounds again are run for those discarded. `cancelled` is asked between
+    rounds; what was measured until then is returned.
     """
-    names = list(graphs)
     warm_up = _round(graphs, clock, sampler)[0]
     rounds = _rounds(warm_up, seconds)
     values: dict[str, list[float]] = {name: [] for name in graphs}
     counted: list[ClockSample] = []
     discarded = 0
     while len(counted) < rounds and discarded < rounds and not cancelled():
-        first = len(counted) % max(len(names), 1)
-        turns = {name: graphs[name] for name in names[first:] + names[:first]}
-        spans, sample = _round(turns, clock, sampler)
+        order = turns(list(graphs), len(counted))
+        spans, sample = _round({name: graphs[name] for name in order}, clock, sampler)
         if is_slow(sample, sampler.expected_mhz):
             discarded += 1
             continue
@@ -130,9 +128,25 @@ def time_interleaved(
     return timings, summarise(counted, sampler.expected_mhz, discarded)
 
 
+def turns(names: Sequence[str], index: int) -> list[str]:
+    """The order of round `index`: over 2 n rounds each of n names is in each place, and behind each other
+    name, equally often.
+
+    E. J. Williams, "Experimental designs balanced for the estimation of residual effects of treatments",
+    Australian Journal of Scientific Research A 2 (1949), 149-168.
+    """
+    count = len(names)
+    zigzag = [place // 2 if place % 2 == 0 else count - 1 - place // 2 for place in range(count)]
+    if index // max(count, 1) % 2 == 1:
+        zigzag.reverse()
+    return [names[(place + index) % count] for place in zigzag]
+
+
 def _rounds(spans: Mapping[str, float], seconds: float) -> int:
     total = max(sum(spans.values()), 1.0)
-    return max(MIN_SAMPLES, min(MAX_SAMPLES, int(seconds * 1e6 * max(len(spans), 1) / total)))
+    count = max(len(spans), 1)
+    wanted = max(MIN_SAMPLES, min(MAX_SAMPLES, int(seconds * 1e6 * count / total)))
+    return ceil(wanted / count) * count  # each as often in every place
 
 
 def _round(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pytest
 
@@ -94,9 +95,20 @@ def test_contenders_take_turns_and_time_is_per_launch() -> None:
     assert found["ours"].median == 10.0 and found["peer"].median == 10.0
     assert found["ours"].n == found["peer"].n == 10  # 0.006 s for both over 0.6 ms a round
     rounds = [list(part) for ends, part in itertools.groupby(clock.log, lambda item: item == "|") if not ends]
-    # The first round warms up and does not count; then each begins with the next contender.
-    assert rounds == [["ours", "peer"], *[["ours", "peer"], ["peer", "ours"]] * 5]
+    assert len(rounds) == 11  # the first round warms up and does not count
+    assert rounds[1:] == [timing.turns(["ours", "peer"], index) for index in range(10)]
     assert clock.held == 11 and clocks["discarded"] == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7])
+def test_turns_put_each_in_each_place_and_behind_each_other_equally_often(count: int) -> None:
+    names = [str(index) for index in range(count)]
+    orders = [timing.turns(names, index) for index in range(2 * count)]
+    assert all(sorted(order) == names for order in orders)
+    places = Counter((name, place) for order in orders for place, name in enumerate(order))
+    assert set(places.values()) == {2} and len(places) == count**2
+    behind = Counter(pair for order in orders for pair in itertools.pairwise(order))
+    assert set(behind.values()) <= {2} and len(behind) == count * (count - 1)
 
 
 def test_at_least_seven_samples_however_long_they_take() -> None:
