@@ -3,7 +3,7 @@
 //
 // A scale is one value or a vector, decided at run time by a bool stride: 0 reads the same value
 // for every row or column. A null scale reads as one (scales in blocks were applied within the sum)
-// and a null bias as zero. So one instance serves every pairing.
+// and a null bias is left out. So one instance serves every pairing.
 #pragma once
 
 #include "cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp"
@@ -17,6 +17,7 @@ struct ScaleAndBias {
   struct SharedStorage {};
   struct Arguments {
     bool half = false;  // fp16 rather than bf16, for the bias and the result
+    bool biased = false;
   };
   using Params = Arguments;
 
@@ -52,7 +53,7 @@ struct ScaleAndBias {
   }
 
   struct Consumer : cutlass::epilogue::fusion::EmptyConsumerStoreCallbacks {
-    CUTLASS_DEVICE explicit Consumer(bool is_half) : half(is_half) {}
+    CUTLASS_DEVICE explicit Consumer(const Params& from) : params(from) {}
 
     template <int kSize>
     CUTLASS_DEVICE cutlass::Array<Carrier, kSize> visit(
@@ -61,19 +62,24 @@ struct ScaleAndBias {
         const cutlass::Array<uint16_t, kSize>& bias) {
       cutlass::Array<float, kSize> out;
       CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < kSize; ++i) {
-        out[i] = fmaf(a_scale[i], b_scale[i] * acc[i], from_bits16(bias[i], half));
+      for (int i = 0; i < kSize; ++i) out[i] = a_scale[i] * (b_scale[i] * acc[i]);
+      // Zeros instead of none would cost a large c as much again.
+      if (params.biased) {
+        CUTLASS_PRAGMA_UNROLL
+        for (int i = 0; i < kSize; ++i) {
+          out[i] = fmaf(a_scale[i], b_scale[i] * acc[i], from_bits16(bias[i], params.half));
+        }
       }
-      return to_bits16(out, half);
+      return to_bits16(out, params.half);
     }
 
-    bool half;
+    Params params;
   };
 
   template <bool kReferenceSource, class... Args>
   CUTLASS_DEVICE auto get_consumer_store_callbacks(
       const cutlass::epilogue::fusion::ConsumerStoreArgs<Args...>&) {
-    return Consumer{params_.half};
+    return Consumer{params_};
   }
 
   Params params_;
@@ -113,7 +119,7 @@ struct ScaledMmEpilogue {
       cute::get<1>(b.dRow) = args.b_scale_column != 0;
     }
     typename Bias::Arguments bias{static_cast<const uint16_t*>(args.bias), uint16_t{0}, {}};
-    return {a, b, bias, {args.c_type == DType::kFloat16}};
+    return {a, b, bias, {args.c_type == DType::kFloat16, args.bias != nullptr}};
   }
 };
 

@@ -93,7 +93,7 @@ struct Sm120BlockScaledBase {
         {nullptr, args.alpha, {}},
         {nullptr, 1.0f, {}},
         {static_cast<const uint16_t*>(args.bias), uint16_t{0}, {}},
-        {args.c_type == DType::kFloat16},
+        {args.c_type == DType::kFloat16, args.bias != nullptr},
     };
     out.epilogue.ptr_D = static_cast<Carrier*>(args.c);
     out.epilogue.dD = {args.ldc, cute::_1{}, 0};
