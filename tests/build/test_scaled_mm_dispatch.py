@@ -5,14 +5,7 @@ Compiles three host files and one test file, about 5 s. No GPU: every call here 
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import pytest
-
-from kernelpkg.build.catalogue import csrc_folder
-from kernelpkg.build.toolchain import ToolchainMissing, find_toolchain
-from kernelpkg.gates.generate import generate
 
 PROGRAM = r"""
 #include <cstdio>
@@ -130,32 +123,8 @@ REFUSALS = [
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    try:
-        tools = find_toolchain()
-    except ToolchainMissing as error:
-        pytest.skip(str(error))
-    folder: Path = tmp_path_factory.mktemp("scaled_mm_dispatch")
-    generate(folder)
-    (folder / "main.cpp").write_text(PROGRAM)
-    csrc = csrc_folder()
-    command = [str(tools.cxx), "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{csrc}", f"-I{folder}"]
-    command += ["-isystem", str(tools.cuda_include), str(folder / "main.cpp")]
-    command += [str(csrc / "scaled_mm" / name) for name in ("scaled_mm.cpp", "launch.cpp")]
-    command.append(str(csrc / "common" / "device.cpp"))
-    command += [
-        "-o",
-        str(folder / "main"),
-        str(tools.cuda_lib / "libcudart_static.a"),
-        "-lpthread",
-        "-ldl",
-        "-lrt",
-    ]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    ran = subprocess.run([str(folder / "main")], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.splitlines()
+def lines(run_host_program) -> list[str]:
+    return run_host_program(PROGRAM, "scaled_mm/scaled_mm", "scaled_mm/launch", "common/device")()
 
 
 def _said(lines: list[str], what: str) -> list[str]:

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-from pathlib import Path
 
 import pytest
-
-from kernelpkg.build.catalogue import csrc_folder
-from kernelpkg.build.toolchain import ToolchainMissing, find_toolchain
-from kernelpkg.gates.generate import generate
 
 PROGRAM = r"""
 #include <cstdio>
@@ -56,31 +50,16 @@ SMS = (132, 114)
 
 
 @pytest.fixture(scope="module")
-def divide(tmp_path_factory: pytest.TempPathFactory):
+def divide(run_host_program):
     """cases of six numbers -> what the program says of each."""
-    try:
-        tools = find_toolchain()
-    except ToolchainMissing as error:
-        pytest.skip(str(error))
-    folder: Path = tmp_path_factory.mktemp("sm90_division")
-    generate(folder)
-    (folder / "main.cpp").write_text(PROGRAM)
-    csrc = csrc_folder()
-    sources = ("common/device", "common/tensor_map", "scaled_mm/launch", "scaled_mm/sm90_stream")
-    command = [str(tools.cxx), "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{csrc}", f"-I{folder}"]
-    command += ["-isystem", str(tools.cuda_include), str(folder / "main.cpp")]
-    command += [str(csrc / f"{name}.cpp") for name in (*sources, "scaled_mm/sm90_block_tiles")]
-    command += ["-o", str(folder / "main"), str(tools.cuda_lib / "libcudart_static.a")]
-    built = subprocess.run([*command, "-lpthread", "-ldl", "-lrt"], capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
+    hosts = ("common/device", "common/tensor_map", "scaled_mm/launch")
+    run = run_host_program(PROGRAM, *hosts, "scaled_mm/sm90_stream", "scaled_mm/sm90_block_tiles")
 
-    def run(cases: list[tuple[int, ...]]) -> list[list[int]]:
-        text = "\n".join(" ".join(map(str, case)) for case in cases)
-        ran = subprocess.run([str(folder / "main")], input=text, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stderr
-        return [list(map(int, line.split())) for line in ran.stdout.splitlines()]
+    def asked(cases: list[tuple[int, ...]]) -> list[list[int]]:
+        lines = run("\n".join(" ".join(map(str, case)) for case in cases))
+        return [list(map(int, line.split())) for line in lines]
 
-    return run
+    return asked
 
 
 def test_the_streaming_kernel_covers_n_and_k_with_two_stages_at_least(divide) -> None:
