@@ -283,8 +283,7 @@ def explain(
         show(rows, as_json, ("kernel", "rung", "status", "label", "reason"))
     for wish in require or ():
         ladder.require(wish, kernels=split(kernel))
-    if any(rung.status == "fail" and rung.rung != "admitted" for rung in rungs):
-        failed = [r for r in rungs if r.status == "fail" and r.rung != "admitted"]
+    if failed := [r for r in rungs if r.status == "fail" and r.rung != "admitted"]:
         raise CheckFailed("; ".join(f"{r.kernel} fails the rung {r.rung}: {r.reason}" for r in failed))
 
 

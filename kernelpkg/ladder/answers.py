@@ -17,7 +17,6 @@ from kernelpkg.ladder.rung import RUNGS, THIS, Label, Rung, by_kernel, elsewhere
 # The kernels a user may call; evidence kernels and the repacking are answered for when they are named.
 KERNELS = tuple(kernel for kernel in GATE_OF if kernel not in STANDS_FOR and kernel != "marlin_repack")
 BRIEF_LINES = 39
-_FAILS = " fail ["  # in a reason of `brief`
 
 
 def explain(
@@ -146,23 +145,27 @@ def brief(rungs: Sequence[Rung]) -> str:
     lines.append(f"{'kernel':{width}}  " + "  ".join(f"{name:8}" for name in RUNGS).rstrip())
     for kernel, answers in kernels.items():
         lines.append(f"{kernel:{width}}  {_marks(answers)}")
-    reasons = []
+    failures, others = [], []
     for kernel, answers in kernels.items():
         if answers.get("admitted") and answers["admitted"].status == "fail":
-            reasons.append(f"{kernel}: {answers['admitted'].reason}")
+            others.append(_shortened(f"{kernel}: {answers['admitted'].reason}"))
             continue
         for name in RUNGS[1:]:
             rung = answers.get(name)
             if name == "loads" and "built" in answers and answers["built"].status != "pass":
                 continue  # what is not built cannot load: one reason is enough
             if rung and (rung.status != "pass" or name in ("correct", "fast")):
-                reasons.append(f"{kernel} {name} {rung.status} [{rung.label}]: {rung.reason}")
-    reasons.sort(key=lambda reason: _FAILS not in reason)
+                reason = f"{kernel} {name} {rung.status} [{rung.label}]: {rung.reason}"
+                if rung.status == "fail":
+                    failures.append(reason)
+                else:
+                    others.append(_shortened(reason))
+    reasons = failures + others
     room = BRIEF_LINES - len(lines)
     if len(reasons) > room:
         left_out = len(reasons) - (room - 1)
         reasons = [*reasons[: room - 1], f"({left_out} more reason(s): kernelpkg explain)"]
-    return "\n".join(line if _FAILS in line else _shortened(line) for line in (*lines, *reasons))
+    return "\n".join((*map(_shortened, lines), *reasons))
 
 
 def _marks(answers: Mapping[str, Rung]) -> str:

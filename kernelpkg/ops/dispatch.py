@@ -29,11 +29,11 @@ class Configuration:
 
     place: in the table, the `configuration` argument of the operator. label: for people. dtype: of a.
     block_scales: whether scales come in blocks of 128. min_m, max_m: rows of the calls that may choose it;
-    max_m 0: no limit. rows, columns: of the output that a cluster of `blocks`
-    thread blocks computes together; columns 0: any share. per_sm: blocks that share a multiprocessor. round,
-    step: relative cost of a round of blocks, and of 128 values of K in it. split: of adding up parts of K,
-    where a last round that is not full is cut along K; 0: it is not. shared_memory: bytes of a block.
-    standin: whether it is the evidence build.
+    max_m 0: no limit. rows, columns: of the output that a cluster of `blocks` thread blocks computes
+    together; columns 0: any share. per_sm: blocks that share a multiprocessor. round, step: relative cost of
+    a round of blocks, and of 128 values of K in it. split: of adding up parts of K, where a last round that
+    is not full is cut along K; 0: it is not. shared_memory: bytes of a block. standin: whether it is the
+    evidence build.
     """
 
     route: str
