@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kernelpkg.binaries.verdict import HALF_FAMILIES, families, mma_counts
 from kernelpkg.widgets.view import Column, Markup, View, chip, esc, html_table, symbol, text_table
 
-# MMA instructions and the widening conversions that betray emulation, in the order they are worth reading.
-_TELLING = ("UTCQMMA", "QGMMA", "QMMA", "HGMMA", "HMMA", "IMMA", "F2FP", "BPT")
+# Beside the MMAs: the conversions that betray emulation, and the trap that stands for a body.
+_TELLING = ("F2FP", "BPT")
 
 
 def _get(row: Any, key: str) -> Any:
@@ -20,15 +21,17 @@ def _get(row: Any, key: str) -> Any:
 
 
 def telling(opcodes: Mapping[str, int] | None) -> str:
-    """The opcodes that decide a verdict, summed over their variants: '128 QMMA'."""
+    """The opcodes that decide a verdict, summed over their variants, 16-bit MMAs after others: '128 QMMA'."""
     return _tellings([opcodes or {}])
 
 
 def _tellings(functions: Sequence[Mapping[str, int]]) -> str:
     """The same over several functions: '32 to 128 HMMA'."""
+    counted = [families(found) for found in functions]
+    mmas = sorted({name for found in functions for name in mma_counts(found)})
     words = []
-    for name in _TELLING:
-        counts = [sum(n for op, n in found.items() if op.split(".")[0] == name) for found in functions]
+    for name in (*sorted(mmas, key=HALF_FAMILIES.__contains__), *_TELLING):
+        counts = [found.get(name, 0) for found in counted]
         if any(counts):
             low, high = min(counts), max(counts)
             words.append(f"{low if low == high else f'{low} to {high}'} {name}")

@@ -155,6 +155,12 @@ def test_functions_are_summed_and_listed() -> None:
     assert "All 3 functions" in view.html and "marlin::kernel&lt;int, (bool)1&gt;" in view.html
 
 
+def test_every_mma_tells() -> None:
+    opcodes = {"F2FP.E4M3": 2, "HMMA.16816": 8, "OMMA.SF.16864": 32, "OMMA.SF": 32, "LDSM": 9}
+    assert inspection.telling(opcodes) == "64 OMMA, 8 HMMA, 2 F2FP"
+    assert inspection.telling({"UTCHMMA.X": 4}) == "4 UTCHMMA" and inspection.telling({"LDSM": 9}) == "no MMA"
+
+
 def test_a_missing_target_is_seen() -> None:
     kernel = {"targets": ["9.0a", "12.0f"], "gate": "g", "instances": ["i"], "evidence": None}
     manifest = {"targets": ["9.0a", "12.0f"], "kernels": {"marlin_w8a16": kernel}}
